@@ -1,0 +1,150 @@
+"""The backend protocol, what a backend compiles to, and the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+
+from ..ir import Function, Instruction, Module
+from ..ir.errors import BackendError
+from ..ir.types import Array
+from .state import State
+
+GROUP = "tapeir.backends"
+Bound = Callable[..., tuple[Array, ...]]
+
+
+class Executable:
+    """A compiled function.
+
+    ``source`` is the generated program text, ``kernels`` maps each kernel to the ops and source lines in it, ``memory`` is the
+    planned bytes and ``compile_seconds`` the time it took.
+    """
+
+    source: str = ""
+    memory: int = 0
+    compile_seconds: float = 0.0
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self.kernels: dict[str, list[str]] = {}
+
+    def run(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        """All results for all arguments, in order."""
+        raise BackendError(f"{type(self).__name__} does not run on plain arrays")
+
+    def __call__(self, *arrays: Any, out: Sequence[Array] | None = None) -> Any:
+        """Results for one array per argument; fresh arrays, or written to ``out``.  One result comes bare."""
+        expected = self.function.arguments
+        if len(arrays) != len(expected):
+            raise TypeError(f"@{self.function.name} takes {len(expected)} arrays, not {len(arrays)}")
+        given: list[Array] = []
+        for value, array in zip(expected, arrays, strict=True):
+            a = np.asarray(array)
+            if a.shape != value.type.array_shape:
+                raise TypeError(f"@{self.function.name}: %{value.name} is {value.type}, not an array of shape {a.shape}")
+            given.append(np.ascontiguousarray(a, value.type.dtype.numpy).reshape(a.shape))
+        results = self.run(given)
+        if out is not None:
+            for target, result in zip(out, results, strict=True):
+                np.copyto(target, result)
+            results = tuple(out)
+        return results[0] if len(results) == 1 else results
+
+    def bind(self, state: State) -> Bound:
+        """A callable of the inputs that reads state, writes the updates to its other set and returns the other results."""
+        marks = self.function.marks
+        roles = self.function.roles
+
+        def call(*inputs: Array) -> tuple[Array, ...]:
+            rest = iter(inputs)
+            results = self.run(
+                [next(rest) if role in ("input", None) else state[cast(str, v.name)] for v, role in zip(self.function.arguments, roles, strict=True)]
+            )
+            outputs: list[Array] = []
+            for mark, result in zip(marks, results, strict=True):
+                if mark is not None and mark.kind == "update":
+                    np.copyto(state.next(cast(str, mark.of.name)), result)
+                else:
+                    outputs.append(result)
+            return tuple(outputs)
+
+        return call
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """What a backend offers; see docs/backends.md."""
+
+    name: str
+
+    def unavailable(self, device: str) -> str | None:
+        """None when the device can be used, else the reason."""
+        ...
+
+    def supports(self, op: Instruction, device: str) -> bool:
+        """Whether the backend can compile an instruction for a device."""
+        ...
+
+    def compile(self, func: Function, *, device: str, options: Mapping[str, Any]) -> Executable:
+        """The function as an executable; ``options["module"]`` is the module it is in."""
+        ...
+
+    def cache_key(self) -> str:
+        """Names everything outside the IR that the compiled program depends on."""
+        ...
+
+
+_BUILT_IN = {"eager": "tapeir.backends.eager:EagerBackend", "compiled": "tapeir.backends.compiled:CompiledBackend"}
+_REGISTERED: dict[str, Backend] = {}
+
+
+def register(backend: Backend) -> Backend:
+    """Make a backend known under its name; raises ``ValueError`` for a taken name and ``TypeError`` for a foreign object."""
+    if not isinstance(backend, Backend):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{backend!r} does not follow the Backend protocol: name, unavailable, supports, compile, cache_key")
+    if backend.name in _BUILT_IN or backend.name in _REGISTERED:
+        raise ValueError(f"a backend named {backend.name!r} is registered already")
+    _REGISTERED[backend.name] = backend
+    return backend
+
+
+def available() -> list[str]:
+    """Names of all backends, without importing them."""
+    return list(dict.fromkeys([*_BUILT_IN, *_REGISTERED, *(e.name for e in entry_points(group=GROUP))]))
+
+
+def get(name: str) -> Backend:
+    """The backend of a name, imported now if need be; raises ``BackendError`` for an unknown one."""
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    target = _BUILT_IN.get(name)
+    if target is not None:
+        module, _, attribute = target.partition(":")
+        backend: Backend = getattr(import_module(module), attribute)()
+    else:
+        found = [e for e in entry_points(group=GROUP) if e.name == name]
+        if not found:
+            raise BackendError(f"backend {name!r} is not known; one of {', '.join(available())}")
+        backend = found[0].load()()
+    _REGISTERED[name] = backend
+    return backend
+
+
+def compile_module(backend: Backend, module: Module, name: str, device: str, options: Mapping[str, Any] | None = None) -> Executable:
+    """Compile one function of a module, after asking the backend for the device and every op.
+
+    Raises ``BackendError`` naming the device or the ops that it does not serve.
+    """
+    reason = backend.unavailable(device)
+    if reason is not None:
+        raise BackendError(f"backend {backend.name!r} cannot use device {device!r}: {reason}")
+    function = module[name]
+    refused = sorted({i.op.name for i in function.instructions if not backend.supports(i, device)})
+    if refused:
+        raise BackendError(f"backend {backend.name!r} does not support {', '.join(refused)} on {device}")
+    return backend.compile(function, device=device, options={"module": module, **(options or {})})

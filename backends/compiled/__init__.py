@@ -1,0 +1,56 @@
+"""The compiled backend: a function becomes a program for the best target of the device.  On the CPU that is NumPy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ...ir import Function, Instruction, Module, TensorType
+from ...ir.types import f32, f64
+from ...passes import PASSES, PIPELINES, VERSION, PassManager
+from .. import kernels
+from ..base import Executable
+from ..eager import cpu_only
+from ..eager.interpret import run_instruction
+from .numpy_target import NumpyProgram
+
+__all__ = ["CompiledBackend", "NumpyProgram", "lower"]
+
+
+def lower(module: Module, stage: str = "planned", **options: Any) -> Module:
+    """A copy of a module taken to a stage of the pipeline (``optimized``, ``fused``, ``planned``)."""
+    manager = PassManager(PASSES, evaluate=run_instruction, **options)
+    return manager.run(module.clone(), PIPELINES[stage])
+
+
+class CompiledBackend:
+    """Optimises, plans and compiles to a NumPy program that equals the tape bit for bit."""
+
+    name = "compiled"
+
+    def unavailable(self, device: str) -> str | None:
+        return cpu_only(device)
+
+    def supports(self, op: Instruction, device: str) -> bool:
+        def known(type_: TensorType) -> bool:
+            return not type_.dtype.floating or type_.dtype in (f32, f64)
+
+        return device == "cpu" and all(known(v.type) for v in (*op.operands, *op.results))
+
+    def compile(self, func: Function, *, device: str, options: Mapping[str, Any]) -> Executable:
+        begin = time.perf_counter()
+        source: Module | None = options.get("module")
+        module = Module(source.name if source else func.name, [func])
+        pending = [func]
+        while pending:
+            for name in pending.pop().symbols():
+                if name not in module.functions and source is not None:
+                    pending.append(module.add(source[name]))
+        planned = lower(module, verify_each=bool(options.get("verify_each", False)))
+        program = NumpyProgram(planned[func.name], planned)
+        program.compile_seconds = time.perf_counter() - begin
+        return program
+
+    def cache_key(self) -> str:
+        return f"compiled {VERSION} numpy {kernels.blas().description}"

@@ -1,0 +1,140 @@
+"""Running ops on arrays one at a time, and with it a whole IR function."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...ir import Function, Instruction, Module, Op, philox
+from ...ir.composite import decomposition
+from ...ir.errors import IRError
+from ...ir.graph import Value
+from ...ir.op import Composite, Contract, Control, Elementwise, Random32, Reduce, Scatter
+from ...ir.record import blame
+from ...ir.scalar import Scalar, ScalarBuilder
+from ...ir.types import Array, DType, Shape, TensorType, u32
+from .. import kernels
+from ..base import Executable
+
+
+class ArrayScalars(ScalarBuilder):
+    """Runs each primitive of a ``scalar`` rule at once on whole arrays, through the kernel table."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+
+    def emit(self, primitive: str, arguments: tuple[Scalar, ...], dtype: DType) -> Scalar:
+        kernel = kernels.primitive(primitive, arguments[-1].dtype, dtype)
+        out = np.empty(self.shape, dtype.numpy)
+        kernel.call(*[a.code for a in arguments], out, *[np.empty(self.shape, d.numpy) for d in kernel.scratch])
+        return Scalar(dtype, out)
+
+    def constant(self, value: float | bool, dtype: DType) -> Scalar:
+        return Scalar(dtype, np.asarray(value).astype(dtype.numpy))
+
+
+def check(op: Op, types: tuple[TensorType, ...], attrs: Mapping[str, Any], arrays: Sequence[Array]) -> None:
+    """Raise the op's error when its check fails for these operands."""
+    rule = op.check
+    if rule is None or not rule.applies(types):
+        return
+    operand = arrays[rule.operand]
+    holds = rule.condition(ArrayScalars(operand.shape), Scalar(types[rule.operand].dtype, operand), types, attrs).code
+    if not holds.all():
+        bad = operand[~holds].reshape(-1)[0]
+        raise rule.error(rule.message(bad, types, attrs))
+
+
+def execute(op: Op, types: tuple[TensorType, ...], attrs: Mapping[str, Any], arrays: Sequence[Array],
+            result: TensorType, module: Module | None = None) -> tuple[Array, ...]:
+    """The results of one op on arrays; ``result`` is the (first) result's type.
+
+    Pinned ops go through the kernel table; the others have one possible answer.
+    """
+    if isinstance(op, Composite):
+        body = decomposition(op, types, attrs)
+        return run(body, arrays)
+    check(op, types, attrs, arrays)
+    if isinstance(op, Control):
+        def call(symbol: str, *operands: Array) -> tuple[Array, ...]:
+            assert module is not None
+            return run(module[symbol], operands, module)
+
+        return op.eval(np, *arrays, call=call, **attrs)
+    if isinstance(op, Random32):
+        words = Scalar(u32, philox.words(arrays[0], result.size).reshape(result.shape))
+        return (op.scalar(ArrayScalars(result.shape), words, **attrs).code,)
+    if op.rounding == "correct":
+        return (np.asarray(op.eval(np, *arrays, **attrs)),)
+    arrays = [np.ascontiguousarray(a).reshape(a.shape) for a in arrays]
+    if isinstance(op, Elementwise):
+        scalars = [Scalar(t.dtype, a) for t, a in zip(types, arrays, strict=True)]
+        return (op.scalar(ArrayScalars(result.shape), *scalars, **attrs).code,)
+    out = np.empty(result.shape, result.dtype.numpy)
+    if isinstance(op, Reduce):
+        rows = kernels.arranged(arrays[0], attrs["axes"])
+        kernels.reduce(op.combine, rows, out.reshape(rows.shape[0], rows.shape[2]))
+    elif isinstance(op, Contract):
+        kernels.blas()
+        a, b = (x.swapaxes(-1, -2) if attrs[flag] else x for x, flag in zip(arrays, op.transposes, strict=True))
+        kernels.contract(a, b, out)
+    elif isinstance(op, Scatter):
+        walk = op.walk(types, **attrs)
+        part, index = arrays
+        base = np.arange(walk.outer)[:, None, None] * (walk.size * walk.inner) + np.arange(walk.inner)
+        where = index.reshape((1, walk.count, 1) if walk.shared else (walk.outer, walk.count, walk.inner))
+        positions = np.empty((walk.outer, walk.count, walk.inner), np.int64)
+        kernels.flat_index(where, base, walk.inner, positions)
+        kernels.scatter_add(part.reshape(-1), positions.reshape(-1), out.reshape(-1))
+    else:
+        raise TypeError(f"op {op.name} is of no family that the interpreter knows")
+    return (out,)
+
+
+def run_instruction(i: Instruction, arrays: Sequence[Array], module: Module | None = None) -> tuple[Array, ...]:
+    """The results of one instruction on arrays; errors name its line."""
+    types = tuple([o.type for o in i.operands])
+    try:
+        return execute(i.op, types, i.attrs, arrays, i.results[0].type, module)
+    except IRError as error:
+        raise blame(error, i.op.name, types, i.location) from None
+
+
+def run(function: Function, arrays: Sequence[Array], module: Module | None = None) -> tuple[Array, ...]:
+    """The results of a function on arrays, one op after the other; a value is dropped after its last use."""
+    last: dict[Value, int] = {}
+    for n, i in enumerate(function.instructions):
+        for v in (*i.operands, *i.results):
+            last[v] = n
+    for v in function.results:
+        last[v] = len(function.instructions)
+    ends: list[list[Value]] = [[] for _ in function.instructions]
+    for v, n in last.items():
+        if n < len(ends):
+            ends[n].append(v)
+    known: dict[Value, Array] = dict(zip(function.arguments, arrays, strict=True))
+    with np.errstate(all="ignore"):
+        for n, i in enumerate(function.instructions):
+            for r, a in zip(i.results, run_instruction(i, [known[o] for o in i.operands], module), strict=True):
+                known[r] = a
+            for v in ends[n]:
+                known.pop(v, None)
+    return tuple([known[v] for v in function.results])
+
+
+class Interpreter(Executable):
+    """Runs a function op by op through the kernel table: for IR files, fallback and conformance."""
+
+    def __init__(self, function: Function, module: Module | None) -> None:
+        begin = time.perf_counter()
+        super().__init__(function)
+        self.module = module
+        self.source = str(function)
+        self.memory = sum(r.type.nbytes for i in function.instructions for r in i.results)
+        self.compile_seconds = time.perf_counter() - begin
+
+    def run(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(np.array(a) for a in run(self.function, arrays, self.module))

@@ -1,0 +1,79 @@
+"""The tape: a recorder that computes each op as it records it.  A tape is a value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...ir import Function, Instruction, Location, Mark, Op, Value
+from ...ir.autodiff import reverse
+from ...ir.build import Builder
+from ...ir.print import Names, instruction
+from ...ir.record import GraphBuilder
+from ...ir.types import Array, TensorType
+from .interpret import run_instruction
+
+
+class Tape(GraphBuilder):
+    """Records of computed ops, in order.
+
+    Iterating gives the records (op, operands, results, location), each value holding its array; printing gives IR text;
+    ``gradients`` walks it backwards; ``to_ir`` makes it a function.  ``read_by`` lists the lines that read a value in Python:
+    where it is not empty, the recording depends on the data.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_by: list[tuple[Location, ...]] = []
+        self.layout: tuple[str, list[tuple[Value, str | None]], list[tuple[Value, Mark | None]], dict[str, Any]] | None = None
+
+    @property
+    def data_dependent(self) -> bool:
+        """Whether Python code read a value while the tape was recorded."""
+        return bool(self.read_by)
+
+    def argument(self, type: TensorType, name: str | None = None, array: Any = None) -> Value:
+        value = super().argument(type, name)
+        value.array = np.asarray(array)
+        return value
+
+    def bind(self, op: Op, operands: tuple[Value, ...], attrs: Mapping[str, Any]) -> tuple[Value, ...]:
+        results = super().bind(op, operands, attrs)
+        with np.errstate(all="ignore"):
+            arrays = run_instruction(self.instructions[-1], [o.array for o in operands])
+        for value, array in zip(results, arrays, strict=True):
+            value.array = array
+        return results
+
+    def __iter__(self) -> Iterator[Instruction]:
+        return iter(self.instructions)
+
+    def __len__(self) -> int:
+        return len(self.instructions)
+
+    def gradients(self, of: Value, wrt: Sequence[Value] | None = None) -> dict[str, Array]:
+        """Arrays d ``of`` / d argument by argument name, for all floating arguments or those in ``wrt``.
+
+        The walk is recorded on a copy, so the tape stays as it is.
+        """
+        inputs = [v for v in self.arguments if v.type.dtype.floating] if wrt is None else list(wrt)
+        scratch = Tape()
+        scratch.instructions = list(self.instructions)
+        one = Builder(scratch).splat(1.0, of.type)
+        found = reverse(scratch, list(self.instructions), [of], [one], inputs)
+        return {v.name or f"arg{n}": np.zeros(v.type.shape, v.type.dtype.numpy) if g is None else np.array(g.array)
+                for n, (v, g) in enumerate(zip(inputs, found, strict=True))}
+
+    def to_ir(self) -> Function:
+        """The tape as a function: of the runtime's entry if it recorded one, else of its arguments and last result."""
+        if self.layout is not None:
+            name, arguments, results, attrs = self.layout
+            return self.function(name, arguments, results, attrs)
+        last = [(r, None) for r in self.instructions[-1].results] if self.instructions else []
+        return self.function("tape", [(v, "input") for v in self.arguments], last)
+
+    def __str__(self) -> str:
+        names = Names(self.to_ir())
+        return "\n".join(instruction(i, names) for i in self.instructions)

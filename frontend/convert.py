@@ -1,0 +1,179 @@
+"""How Python objects become values of the program: promotion, broadcasting, and tapes opened for a single call."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from ..ir import types
+from ..ir.build import Builder
+from ..ir.errors import DtypeError, IRError, TraceError
+from ..ir.graph import Value
+from ..ir.record import Frame, blame, current_frame, default_recorder, frame, here
+from ..ir.types import Array, DType, Shape, TensorType, bool_, broadcast_shapes, i64, type_of
+from .tensor import Operators, Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Number = bool | int | float
+
+
+def builder() -> Builder:
+    """A builder on the active recorder."""
+    active = current_frame()
+    if active is None:
+        raise TraceError("nothing is being recorded here\n  remedy: call it through tp.Runtime, tp.trace or tp.grad", here())
+    return Builder(active.recorder)
+
+
+def float_dtype() -> DType:
+    """The floating dtype of the active frame."""
+    active = current_frame()
+    return active.dtype if active else types.f32
+
+
+def is_number(x: Any) -> bool:
+    """Whether ``x`` is weak: a Python number or a NumPy scalar."""
+    return isinstance(x, (bool, int, float, np.bool_, np.integer, np.floating))
+
+
+def as_value(x: Any) -> Value:
+    """The value of a tensor, parameter, buffer, array or number, recording what is needed.
+
+    Floating arrays take the frame's dtype.  Raises ``TypeError`` for anything else.
+    """
+    if isinstance(x, Tensor):
+        return x.value
+    if isinstance(x, Operators):
+        active = current_frame()
+        if active is None or active.state is None:
+            raise TraceError(
+                f"{type(x).__name__} {getattr(x, 'shape', '')} is a declaration and holds no array\n"
+                "  remedy: run the module through tp.Runtime(model, ...)",
+                here(),
+            )
+        return active.state.read(x)
+    if is_number(x):
+        kind = bool_ if isinstance(x, (bool, np.bool_)) else i64 if isinstance(x, (int, np.integer)) else float_dtype()
+        return builder().splat(x, TensorType(kind, ()))
+    if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray):
+        x = np.from_dlpack(x)
+    if isinstance(x, (np.ndarray, list, tuple)):
+        array: Array = np.asarray(x)
+        try:
+            type_ = type_of(array)
+        except TypeError:
+            raise TypeError(f"an array of {array.dtype} cannot enter a program; numbers and bools can") from None
+        return builder().literal(array, float_dtype() if type_.dtype.floating else None)
+    raise TypeError(f"a {type(x).__name__} cannot enter a program; tensors, parameters, arrays and numbers can")
+
+
+def promoted(dtypes: Sequence[DType], weak: str = "") -> DType:
+    """The common dtype of tensors and, in ``weak``, the kinds (``b``, ``i``, ``f``) of Python numbers beside them.
+
+    Raises ``DtypeError`` where no rule applies.
+    """
+    floats = [d for d in dtypes if d.floating]
+    if floats:
+        if len(set(floats)) == 1:
+            return floats[0]
+        widest = max(floats, key=lambda d: d.bits)
+        return widest if widest.bits > 16 else types.f32
+    if "f" in weak:
+        return float_dtype()
+    integers = [d for d in dtypes if d.integer]
+    if integers:
+        common = functools.reduce(np.promote_types, [d.numpy for d in integers])
+        if common.kind == "f":
+            raise DtypeError(f"{' and '.join(sorted({d.name for d in integers}))} have no common integer dtype\n  remedy: cast one with ops.astype")
+        return types.dtype(common)
+    if any(d.kind == "k" for d in dtypes):
+        raise DtypeError("random keys take no arithmetic")
+    return i64 if "i" in weak else bool_
+
+
+def weak_kind(x: Any) -> str:
+    """The kind of a Python number: ``b``, ``i`` or ``f``."""
+    return "b" if isinstance(x, (bool, np.bool_)) else "i" if isinstance(x, (int, np.integer)) else "f"
+
+
+def cast(value: Value, dtype: DType) -> Value:
+    """The value in a dtype, recording a cast only where it changes something."""
+    return value if value.type.dtype is dtype else builder().cast(value, dtype=dtype)
+
+
+def broadcast(value: Value, shape: Shape) -> Value:
+    """The value with a shape, recording a broadcast only where it changes something."""
+    return value if value.type.shape == shape else builder().broadcast_to(value, shape=shape)
+
+
+def together(name: str, *operands: Any, dtype: DType | None = None, floating: bool = False) -> list[Value]:
+    """Operands promoted to one dtype and broadcast to one shape; errors name the op ``name`` and the user's line."""
+    typed = [None if is_number(x) else as_value(x) for x in operands]
+    present = [v for v in typed if v is not None]
+    try:
+        if dtype is None:
+            weak = "".join(weak_kind(x) for x, v in zip(operands, typed, strict=True) if v is None)
+            dtype = promoted([v.type.dtype for v in present], weak)
+            if floating and not dtype.floating:
+                dtype = float_dtype()
+        shape = broadcast_shapes(*[v.type.shape for v in present])
+    except IRError as error:
+        raise blame(error, name, tuple(v.type for v in present), here()) from None
+    build = builder()
+    return [
+        build.splat(x, TensorType(dtype, shape)) if v is None else broadcast(cast(v, dtype), shape)
+        for x, v in zip(operands, typed, strict=True)
+    ]
+
+
+def lift(tree: Any, enter: Callable[[Array], Any]) -> Any:
+    """``tree`` with every array in it (also inside lists, tuples and dicts) replaced by ``enter(array)``."""
+    if isinstance(tree, np.ndarray):
+        return enter(tree)  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(tree, Tensor) and tree.value.array is not None:
+        return enter(tree.value.array)
+    if isinstance(tree, (list, tuple)):
+        items = [lift(x, enter) for x in tree]  # pyright: ignore[reportUnknownVariableType]
+        return type(tree)(items)  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(tree, dict):
+        return {k: lift(x, enter) for k, x in tree.items()}  # pyright: ignore[reportUnknownVariableType]
+    return tree
+
+
+def lower(tree: Any) -> Any:
+    """``tree`` with every tensor in it replaced by its array."""
+    if isinstance(tree, Tensor):
+        return np.array(tree.value.array)
+    if isinstance(tree, (list, tuple)):
+        return type(tree)([lower(x) for x in tree])  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(tree, dict):
+        return {k: lower(x) for k, x in tree.items()}  # pyright: ignore[reportUnknownVariableType]
+    return tree
+
+
+def on_tape(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function of tensors one that, outside every frame, opens a tape for the call and takes and returns arrays."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if current_frame() is not None:
+            return function(*args, **kwargs)
+        recorder = default_recorder[0]()
+
+        def enter(array: Array) -> Tensor:
+            return Tensor(recorder.argument(type_of(array), array=array))
+
+        floating = [d for d in map(_float_of, (*args, *kwargs.values())) if d is not None]
+        with frame(Frame(recorder, dtype=floating[0] if floating else types.f32)):
+            result: Any = function(*lift(args, enter), **lift(kwargs, enter))  # type: ignore[call-arg]
+            return lower(result)
+
+    return call
+
+
+def _float_of(x: Any) -> DType | None:
+    return types.dtype(x.dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else None  # pyright: ignore[reportUnknownMemberType]

@@ -1,0 +1,167 @@
+"""The built-in layers, under PyTorch's names and with its layouts, state names and default initialisers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ...ir.errors import ShapeError
+from ...ir.record import here
+from ...ir.types import normalize_axis
+from .. import functional as ops
+from ..convert import as_value
+from . import init
+from .module import Buffer, Module, Parameter
+
+
+class Sequential(Module):
+    """Modules applied one after the other; their names are ``0``, ``1``, ..."""
+
+    def __init__(self, *modules: Module) -> None:
+        for n, module in enumerate(modules):
+            setattr(self, str(n), module)
+        self._modules = len(modules)
+
+    def forward(self, x: Any) -> Any:
+        for n in range(self._modules):
+            x = getattr(self, str(n))(x)
+        return x
+
+
+class Linear(Module):
+    """``y = x @ weight.T + bias``; ``weight`` is ``[out_features, in_features]``."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        bound = 1 / math.sqrt(in_features) if in_features else 0.0
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = Parameter((out_features, in_features), init.Uniform(-bound, bound))
+        self.bias = Parameter(out_features, init.Uniform(-bound, bound)) if bias else None
+
+    def forward(self, x: Any) -> Any:
+        y = ops.matmul(x, ops.matrix_transpose(self.weight))
+        return y if self.bias is None else y + self.bias
+
+
+class ReLU(Module):
+    """``ops.relu``."""
+
+    def forward(self, x: Any) -> Any:
+        return ops.relu(x)
+
+
+class Tanh(Module):
+    """``ops.tanh``."""
+
+    def forward(self, x: Any) -> Any:
+        return ops.tanh(x)
+
+
+class Sigmoid(Module):
+    """``ops.sigmoid``."""
+
+    def forward(self, x: Any) -> Any:
+        return ops.sigmoid(x)
+
+
+class SiLU(Module):
+    """``ops.silu``."""
+
+    def forward(self, x: Any) -> Any:
+        return ops.silu(x)
+
+
+class GELU(Module):
+    """``ops.gelu``; ``approximate`` is ``"none"`` or ``"tanh"``."""
+
+    def __init__(self, approximate: str = "none") -> None:
+        self.approximate = approximate
+
+    def forward(self, x: Any) -> Any:
+        return ops.gelu(x, approximate=self.approximate)
+
+
+class Dropout(Module):
+    """In train mode ``ops.dropout`` with probability ``p``; the identity in eval mode."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"Dropout(p={p}); it is a probability")
+        self.p = p
+
+    def forward(self, x: Any) -> Any:
+        return ops.dropout(x, self.p) if self.training else x
+
+
+class LayerNorm(Module):
+    """Normalisation over the last axes, then ``* weight + bias`` of shape ``normalized_shape``."""
+
+    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True) -> None:
+        self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.eps = eps
+        self.weight = Parameter(self.normalized_shape, 1.0) if elementwise_affine else None
+        self.bias = Parameter(self.normalized_shape, 0.0) if elementwise_affine and bias else None
+
+    def forward(self, x: Any) -> Any:
+        return ops.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class BatchNorm1d(Module):
+    """Normalisation of each channel of ``[N, C]`` or ``[N, C, L]``, then ``* weight + bias`` (Ioffe and Szegedy, arXiv:1502.03167).
+
+    Train mode uses the batch's mean and biased variance and moves ``running_mean`` and ``running_var`` (unbiased) towards the
+    batch's by ``momentum``; eval mode uses the running values.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.weight = Parameter(num_features, 1.0) if affine else None
+        self.bias = Parameter(num_features, 0.0) if affine else None
+        self.running_mean = Buffer(num_features, 0.0)
+        self.running_var = Buffer(num_features, 1.0)
+
+    def forward(self, x: Any) -> Any:
+        type_ = as_value(x).type
+        if type_.rank not in (2, 3) or type_.shape[1] != self.num_features:
+            raise ShapeError(f"BatchNorm1d({self.num_features}) of {type_}\n  rule: [N, {self.num_features}] or [N, {self.num_features}, L]", here())
+        channel = (1, self.num_features, *[1] * (type_.rank - 2))
+        axes = tuple(a for a in range(type_.rank) if a != 1)
+        if self.training:
+            count = type_.size // max(self.num_features, 1)
+            if count < 2:
+                raise ShapeError(f"BatchNorm1d of {type_} in train mode\n  rule: more than one value per channel", here())
+            mean, variance = ops.mean(x, axes), ops.var(x, axes)
+            unbiased = variance * (count / (count - 1))
+            self.running_mean.assign(self.running_mean * (1 - self.momentum) + mean * self.momentum)
+            self.running_var.assign(self.running_var * (1 - self.momentum) + unbiased * self.momentum)
+        else:
+            mean, variance = self.running_mean, self.running_var
+        inverse = ops.rsqrt(variance + self.eps)
+        y = (x - ops.reshape(mean, channel)) * ops.reshape(inverse, channel)
+        if self.weight is not None:
+            y = y * ops.reshape(self.weight, channel)
+        return y if self.bias is None else y + ops.reshape(self.bias, channel)
+
+
+class Embedding(Module):
+    """Rows of ``weight``, ``[num_embeddings, embedding_dim]``, at integer indices."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+        self.weight = Parameter((num_embeddings, embedding_dim), init.Normal())
+
+    def forward(self, x: Any) -> Any:
+        return ops.embedding(x, self.weight)
+
+
+class Flatten(Module):
+    """Axes ``start_dim`` to ``end_dim`` as one."""
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        self.start_dim, self.end_dim = start_dim, end_dim
+
+    def forward(self, x: Any) -> Any:
+        shape = as_value(x).type.shape
+        first, last = (normalize_axis(a, len(shape)) for a in (self.start_dim, self.end_dim))
+        if last < first:
+            raise ShapeError(f"Flatten from axis {first} to {last}\n  rule: start_dim is not after end_dim", here())
+        return ops.reshape(x, (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]))

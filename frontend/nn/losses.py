@@ -1,0 +1,45 @@
+"""Objectives by name: the loss of a prediction and a target, and the metrics that evaluation reports beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...ir.types import Array
+from .. import functional as ops
+
+Loss = Callable[[Any, Any], Any]
+Metric = Callable[[Array, Array], float]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """``loss(prediction, target)`` in ops, and ``metrics``: means over rows, computed on the host in float64."""
+
+    name: str
+    loss: Loss
+    metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
+
+
+def accuracy(prediction: Array, target: Array) -> float:
+    """The share of rows whose largest prediction is at the target's class."""
+    wanted = target if target.ndim == prediction.ndim - 1 else target.argmax(-1)
+    return float(np.mean(prediction.argmax(-1) == wanted, dtype=np.float64))
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "mse": Objective("mse", ops.mse),
+    "cross_entropy": Objective("cross_entropy", ops.cross_entropy, {"accuracy": accuracy}),
+}
+
+
+def objective(spec: str | Loss) -> Objective:
+    """The objective of a name or of a function ``(prediction, target) -> scalar``; raises ``ValueError`` for an unknown name."""
+    if callable(spec):
+        return Objective(getattr(spec, "__name__", "objective"), spec)
+    if spec not in OBJECTIVES:
+        raise ValueError(f"objective {spec!r} is not known; one of {', '.join(OBJECTIVES)}, or a function")
+    return OBJECTIVES[spec]

@@ -1,0 +1,124 @@
+"""``Module``, ``Parameter`` and ``Buffer``: what a model declares.
+
+A runtime walks the module once, in attribute order, and owns the arrays.  While a model runs, a parameter or buffer that an
+op meets asks the active frame for its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ...ir import types
+from ...ir.errors import ShapeError, TraceError
+from ...ir.record import current_frame, here
+from ...ir.source import user_line
+from ...ir.types import DType, Shape
+from ..convert import as_value, cast
+from ..tensor import Operators
+from . import init as initialisers
+
+Init = Callable[[Any, Shape], Any]
+
+
+class Declared(Operators):
+    """Base of parameters and buffers: a shape, an optional fixed dtype and an initialiser ``init(key, shape)``."""
+
+    def __init__(self, shape: int | tuple[int, ...], init: Init | float = 0.0, dtype: Any = None) -> None:
+        self.shape: Shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.init: Init = init if callable(init) else initialisers.Constant(float(init))
+        self.fixed: DType | None = None if dtype is None else types.dtype(dtype)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({list(self.shape)}, {self.init!r})"
+
+
+class Parameter(Declared):
+    """A trained tensor.  It has the runtime's dtype."""
+
+    def __init__(self, shape: int | tuple[int, ...], init: Init | float = 0.0) -> None:
+        super().__init__(shape, init)
+
+
+class Buffer(Declared):
+    """State that training updates without gradients.  It has the runtime's dtype unless one is given."""
+
+    def assign(self, value: Any) -> None:
+        """Make ``value`` the buffer's new value: reads after this see it, and a training step commits it.
+
+        No gradient passes.  Raises ``ShapeError`` when the shapes differ.
+        """
+        active = current_frame()
+        if active is None or active.state is None:
+            raise TraceError("a buffer is assigned outside a runtime\n  remedy: call the module through tp.Runtime", here())
+        new = as_value(value)
+        if new.type.shape != self.shape:
+            raise ShapeError(f"assign of {new.type} to a buffer of shape {list(self.shape)}\n  rule: shapes are equal", here())
+        old = active.state.read(self)
+        active.state.assign(self, cast(new, old.type.dtype))
+
+
+class Module:
+    """Base of all layers and models: declare parameters, buffers and modules as attributes, compute in ``forward``."""
+
+    _line: tuple[str, int] | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        object.__setattr__(self, "_line", user_line(2))
+        return self
+
+    forward: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        active = current_frame()
+        if active is None:
+            raise TraceError(
+                f"{type(self).__name__} was called outside a runtime; a module holds no arrays\n"
+                "  remedy: rt = tp.Runtime(model), then rt.predict(x)",
+                here(),
+            )
+        path = active.state.path(self) if active.state is not None else ""
+        active.path.append((path, self._line))
+        try:
+            return self.forward(*args, **kwargs)
+        finally:
+            active.path.pop()
+
+    @property
+    def training(self) -> bool:
+        """Whether the active frame is in train mode; raises ``TraceError`` outside one."""
+        active = current_frame()
+        if active is None or active.mode is None:
+            raise TraceError("training is a property of a run, not of the module\n  remedy: call the module through tp.Runtime", here())
+        return active.mode == "train"
+
+    def children(self) -> Iterator[tuple[str, Any]]:
+        """Declared parameters, buffers and modules with their attribute paths, in attribute order; containers are entered."""
+        stack: list[tuple[str, Any]] = [(k, v) for k, v in reversed(vars(self).items())]
+        while stack:
+            name, item = stack.pop()
+            if isinstance(item, (Declared, Module)):
+                yield name, item
+            elif isinstance(item, (list, tuple)):
+                stack.extend((f"{name}.{i}", x) for i, x in reversed(list(enumerate(item))))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+            elif isinstance(item, dict):
+                stack.extend((f"{name}.{k}", x) for k, x in reversed(item.items()))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+    def walk(self, path: str = "") -> Iterator[tuple[str, Any]]:
+        """This module and everything below it with dotted paths, depth first; shared objects come once per path."""
+        yield path, self
+        for name, item in self.children():
+            below = f"{path}.{name}" if path else name
+            if isinstance(item, Module):
+                yield from item.walk(below)
+            else:
+                yield below, item
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={item!r}" for name, item in self.children() if isinstance(item, Module))
+        return f"{type(self).__name__}({inside})"

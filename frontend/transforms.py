@@ -1,0 +1,152 @@
+"""Transforms of plain functions: tracing and derivatives.
+
+A derivative runs the function under the active recorder and walks what was recorded, so transforms compose, nest inside
+``forward`` and can be dumped.  Outside every frame each opens an eager tape for the call and takes and returns arrays.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..ir import types
+from ..ir.autodiff import forward, reverse
+from ..ir.build import Builder
+from ..ir.errors import DtypeError, ShapeError
+from ..ir.graph import Instruction, Mark, Module, Value
+from ..ir.record import Frame, GraphBuilder, Recorder, current_frame, frame, here
+from ..ir.types import DType, TensorType, type_of
+from .convert import as_value, builder, on_tape
+from .tensor import Tensor
+
+
+def _run(function: Callable[..., Any], args: Sequence[Any], wrt: Sequence[int]) -> tuple[Any, list[Instruction], list[Value], Recorder]:
+    """Run ``function`` with tensors for the arguments at ``wrt``; returns its result and what it recorded."""
+    recorder = builder().recorder
+    given = list(args)
+    inputs: list[Value] = []
+    for n in wrt:
+        value = as_value(given[n])
+        if not value.type.dtype.floating:
+            raise DtypeError(f"derivative with respect to argument {n}, {value.type}\n  rule: it is floating", here())
+        if value in inputs:
+            value = builder().reshape(value, shape=value.type.shape)
+        given[n] = Tensor(value)
+        inputs.append(value)
+    begin = len(recorder.instructions)
+    result = function(*given)
+    return result, recorder.instructions[begin:], inputs, recorder
+
+
+def _outputs(result: Any) -> list[Value]:
+    return [as_value(r) for r in result] if isinstance(result, (tuple, list)) else [as_value(result)]  # pyright: ignore[reportUnknownVariableType]
+
+
+def _or_zeros(found: Sequence[Value | None], like: Sequence[Value]) -> list[Tensor]:
+    build = builder()
+    return [Tensor(build.splat(0.0, v.type) if g is None else g) for g, v in zip(found, like, strict=True)]
+
+
+def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
+    """A function that returns ``(value, gradient)`` of a scalar function; a tuple of gradients for several ``argnums``."""
+
+    @on_tape
+    def call(*args: Any) -> Any:
+        wrt = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+        result, recorded, inputs, recorder = _run(function, args, wrt)
+        loss = as_value(result)
+        if loss.type.shape or not loss.type.dtype.floating:
+            raise ShapeError(f"gradient of a function that returns {loss.type}\n  rule: the result is a floating scalar", here())
+        one = Builder(recorder).splat(1.0, loss.type)
+        grads = tuple(_or_zeros(reverse(recorder, recorded, [loss], [one], inputs), inputs))
+        return Tensor(loss), grads[0] if isinstance(argnums, int) else grads
+
+    return call
+
+
+def grad(function: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
+    """A function that returns the gradient of a scalar function."""
+    both = value_and_grad(function, argnums)
+
+    @on_tape
+    def call(*args: Any) -> Any:
+        return both(*args)[1]
+
+    return call
+
+
+def vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
+    """``(function(*primals), pullback)``; ``pullback(*cotangents)`` gives one cotangent per primal."""
+    if current_frame() is None:
+        # The tape must outlive this call, so the pullback runs the function again on a tape of its own.
+        def again(*cotangents: Any) -> Any:
+            return on_tape(lambda p, c: vjp(function, *p)[1](*c))(primals, cotangents)
+
+        return on_tape(function)(*primals), again
+    result, recorded, inputs, recorder = _run(function, primals, range(len(primals)))
+    outputs = _outputs(result)
+
+    def pullback(*cotangents: Any) -> tuple[Tensor, ...]:
+        return tuple(_or_zeros(reverse(recorder, recorded, outputs, [as_value(c) for c in cotangents], inputs), inputs))
+
+    return result, pullback
+
+
+def jvp(function: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    """``(function(*primals), its derivative along tangents)`` by forward mode."""
+
+    @on_tape
+    def call(primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
+        given = [as_value(t) for t in tangents]
+        result, recorded, inputs, recorder = _run(function, primals, range(len(primals)))
+        for value, tangent in zip(inputs, given, strict=True):
+            if value.type != tangent.type:
+                raise ShapeError(f"tangent {tangent.type} of a primal {value.type}\n  rule: types are equal", here())
+        outputs = _outputs(result)
+        derivative = _or_zeros(forward(recorder, recorded, outputs, inputs, given), outputs)
+        return result, type(result)(derivative) if isinstance(result, (tuple, list)) else derivative[0]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+
+    return call(primals, tangents)
+
+
+def hvp(function: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
+    """The Hessian of a scalar function times a vector: forward mode over the gradient."""
+    several = len(primals) > 1
+    return jvp(grad(function, tuple(range(len(primals))) if several else 0), primals, tangents)[1]
+
+
+def stop_gradient(x: Any) -> Any:
+    """``x``, through which no gradient passes."""
+    from .functional import stop_gradient as op
+
+    return op(x)
+
+
+def argument_names(function: Callable[..., Any], count: int) -> list[str | None]:
+    """Names of a function's first ``count`` positional parameters, None beyond those it names."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return [None] * count
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [*names, *[None] * count][:count]  # type: ignore[list-item]
+
+
+def trace(function: Callable[..., Any], *arguments: Any, mode: str | None = None, dtype: DType = types.f32) -> Module:
+    """The IR of ``function`` for arguments of the given types (``tp.f32[64, 10]``) or like the given arrays.
+
+    The module holds one function of the Python function's name.  Raises the errors of the ops met, with their lines.
+    """
+    recorder = GraphBuilder()
+    name = getattr(function, "__name__", "main")
+    name = name if name != "<lambda>" else "main"
+    with frame(Frame(recorder, dtype=dtype, mode=mode)):
+        names = argument_names(function, len(arguments))
+        given = [
+            recorder.argument(a if isinstance(a, TensorType) else type_of(a), n) for a, n in zip(arguments, names, strict=True)
+        ]
+        result = function(*map(Tensor, given))
+        outputs = _outputs(result)
+    pairs: list[tuple[Value, Mark | None]] = [(v, None) for v in outputs]
+    return Module(name, [recorder.function(name, [(v, "input") for v in recorder.arguments], pairs)])

@@ -1,0 +1,71 @@
+"""The builder: one method per op, made from the registry when an op registers.
+
+Frontend, derivative rules, decompositions and rewrites all record ops through it: ``build.mul(x, 2.0)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .graph import Value
+from .literal import Literal
+from .types import DType, TensorType
+
+if TYPE_CHECKING:
+    from .op import Op
+    from .record import Recorder
+
+NO_ATTRS: dict[str, Any] = {}
+
+
+class Builder:
+    """Records ops on one recorder.
+
+    Every method takes operands (``Value``, or a Python number, which becomes a splat constant of the last value
+    operand's type) and the op's attributes by keyword, and returns the result, or a tuple when there are several.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Callable[..., Any]: ...
+
+    def splat(self, value: float | bool, type: TensorType) -> Value:
+        """A constant of the given type, every element ``value`` rounded to its dtype."""
+        return self.constant(value=Literal.splat(value, type))
+
+    def literal(self, array: Any, dtype: DType | None = None) -> Value:
+        """A constant with an array's elements."""
+        return self.constant(value=Literal.of(np.asarray(array), dtype))
+
+
+def install(op: Op) -> None:
+    """Give ``Builder`` the method of a newly registered op."""
+
+    def method(self: Builder, *operands: Any, **attrs: Any) -> Any:
+        for operand in operands:
+            if not isinstance(operand, Value):
+                last = [o for o in operands if isinstance(o, Value)][-1]
+                operands = tuple([o if isinstance(o, Value) else self.splat(o, last.type) for o in operands])
+                break
+        results = self.recorder.bind(op, operands, op.attributes(attrs) if op.attrs else NO_ATTRS)
+        return results[0] if op.results == 1 else results
+
+    if not op.attrs:
+        op_without = op
+
+        def bare(self: Builder, *operands: Any) -> Any:
+            for operand in operands:
+                if not isinstance(operand, Value):
+                    return method(self, *operands)
+            return self.recorder.bind(op_without, operands, NO_ATTRS)[0]
+
+        if op.results == 1:
+            setattr(Builder, op.name, bare)
+            return
+    setattr(Builder, op.name, method)

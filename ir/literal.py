@@ -1,0 +1,83 @@
+"""The value of a ``constant``: elements rounded to the dtype, a splat wherever all are bitwise equal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .types import Array, DType, TensorType, type_of
+
+
+def saturating_cast(array: Array, target: np.dtype[Any]) -> Array:
+    """Cast by TapeIR's rule: a float out of an integer's range saturates and NaN gives 0; the rest is NumPy's.
+
+    ``array`` may have any numeric or bool dtype; returns a new array of ``target``.
+    """
+    if array.dtype.kind in "fV" and target.kind in "iu":
+        info = np.iinfo(target)
+        wide = array.astype(np.float64)
+        result = np.where(wide < 0, info.min, info.max).astype(target)
+        inside = (wide > float(info.min) - 1) & (wide < float(info.max) + (info.bits < 53))
+        result[inside] = wide[inside].astype(target)
+        result[np.isnan(wide)] = 0
+        return result
+    with np.errstate(all="ignore"):
+        return array.astype(target)
+
+
+class Literal:
+    """Typed constant elements.  ``data`` is 0-d for a splat, else has the type's shape; NaNs are canonical."""
+
+    __slots__ = ("_key", "data", "type")
+
+    def __init__(self, data: Array, type: TensorType) -> None:
+        self.data = data
+        self.type = type
+        self._key = (type, data.shape, data.tobytes())
+
+    @classmethod
+    def splat(cls, value: Any, type: TensorType) -> Literal:
+        """Every element ``value``, rounded once to the type's dtype."""
+        data = saturating_cast(np.asarray(value), type.dtype.numpy)
+        if type.dtype.floating and np.isnan(data):
+            data = np.asarray(np.nan, type.dtype.numpy)
+        if type.size == 0:
+            data = np.empty(type.shape, type.dtype.numpy)
+        return cls(data.reshape(data.shape), type)
+
+    @classmethod
+    def of(cls, array: Array, dtype: DType | None = None) -> Literal:
+        """The elements of an array, cast to ``dtype`` if one is given."""
+        if dtype is not None:
+            array = saturating_cast(array, dtype.numpy)
+        type = type_of(array)
+        data = np.array(array, order="C", copy=True)
+        if type.dtype.floating:
+            data[np.isnan(data)] = np.nan
+        if type.size > 0:
+            words = data.reshape(-1).view(np.uint8).reshape(type.size, -1)
+            if bool((words == words[0]).all()):
+                data = data.reshape(-1)[0:1].reshape(())
+        return cls(data, type)
+
+    @property
+    def is_splat(self) -> bool:
+        """Whether one element stands for all."""
+        return self.data.ndim == 0
+
+    @property
+    def scalar(self) -> Any:
+        """The element of a splat as a Python number."""
+        return self.data.item()
+
+    @property
+    def array(self) -> Array:
+        """All elements, read-only, with the type's shape."""
+        return np.broadcast_to(self.data, self.type.shape)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Literal) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)

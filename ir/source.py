@@ -1,0 +1,55 @@
+"""Which line of user code an op comes from.
+
+The answer is the innermost Python frame outside ``tapeir``, above the runtime's entry.  Built-in modules have no
+such frame; then it is the line that constructed the module.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import CodeType, FrameType
+
+from .graph import Location
+
+_BOUNDARIES: set[CodeType] = set()
+_OURS: dict[CodeType, bool] = {}
+
+
+def boundary(code: CodeType) -> None:
+    """Declare a function's code as an entry: lines outside it are not the user's model."""
+    _BOUNDARIES.add(code)
+
+
+def is_ours(frame: FrameType) -> bool:
+    """Whether the frame runs code of the package (its own tests and examples are users)."""
+    code = frame.f_code
+    known = _OURS.get(code)
+    if known is None:
+        name = frame.f_globals.get("__name__", "")
+        known = _OURS[code] = name == "tapeir" or name.startswith("tapeir.")
+    return known
+
+
+def user_line(depth: int = 1) -> tuple[str, int] | None:
+    """File and line of the innermost user frame, or None when an entry is met first."""
+    frame: FrameType | None = sys._getframe(depth)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        code = frame.f_code
+        if code in _BOUNDARIES:
+            return None
+        if not (_OURS[code] if code in _OURS else is_ours(frame)):
+            return code.co_filename, frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+_INTERNED: dict[tuple[str, int, str], tuple[Location, ...]] = {}
+
+
+def location(file: str, line: int, module: str) -> tuple[Location, ...]:
+    """The location as instructions hold it; equal ones are one object."""
+    place = (file, line, module)
+    found = _INTERNED.get(place)
+    if found is None:
+        found = _INTERNED[place] = (Location(file, line, module),)
+    return found

@@ -1,0 +1,92 @@
+"""The verifier: re-runs every type rule and checks definitions, roles, marks and symbols."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from .errors import IRError, VerifyError
+from .graph import ROLES, Function, Instruction, Module, Symbol, Value
+from .op import Control
+from .types import TensorType
+
+
+def verify(module: Module) -> None:
+    """Check every function of a module; raises ``VerifyError`` naming function, instruction and rule."""
+    for function in module:
+        verify_function(function, module)
+    _refuse_cycles(module)
+
+
+def _refuse_cycles(module: Module) -> None:
+    state: dict[str, int] = {}
+    for root in module.functions:
+        stack = [(root, False)]
+        while stack:
+            name, done = stack.pop()
+            if done:
+                state[name] = 2
+                continue
+            if state.get(name) == 2:
+                continue
+            if state.get(name) == 1:
+                raise VerifyError(f"function @{name} reaches itself through its kernels\n  rule: functions do not recurse")
+            state[name] = 1
+            stack.append((name, True))
+            stack.extend((symbol, False) for symbol in sorted(module.functions[name].symbols()) if state.get(symbol) != 2)
+
+
+def verify_function(function: Function, module: Module | None = None) -> None:
+    """Check one function; ``module`` resolves the functions it names."""
+
+    def fail(rule: str, i: Instruction | None = None) -> NoReturn:
+        where = f"in @{function.name}" + (f", {i.op.name} number {function.instructions.index(i)}" if i else "")
+        raise VerifyError(f"{where}: {rule}", i.location if i else ())
+
+    known: set[Value] = set()
+    if len(function.arguments) != len(function.roles) or len(function.results) != len(function.marks):
+        fail("every argument has a role and every result a mark, or None")
+    for value, role in zip(function.arguments, function.roles, strict=True):
+        if value in known:
+            fail("an argument appears once")
+        if role is not None and role not in ROLES:
+            fail(f"role {role!r} is one of {', '.join(ROLES)}")
+        known.add(value)
+    for i in function.instructions:
+        for o in i.operands:
+            if o not in known:
+                fail(f"operand {o!r} is defined before it is used", i)
+        attrs: dict[str, Any] = dict(i.attrs)
+        if isinstance(i.op, Control):
+            for body in i.op.bodies:
+                symbol = attrs.get(body)
+                if not isinstance(symbol, Symbol) or module is None or symbol not in module.functions:
+                    fail(f"{body} = {symbol!r} names a function of the module", i)
+                attrs[body] = module.functions[symbol]
+        try:
+            types: tuple[TensorType, ...] = (
+                tuple(i.op.infer(*[o.type for o in i.operands], **attrs))
+                if i.op.results < 0
+                else i.op.result_types(tuple([o.type for o in i.operands]), attrs)
+            )
+        except IRError as error:
+            fail(error.message, i)
+        except TypeError as error:
+            fail(f"attributes fit the op ({error})", i)
+        results = i.results
+        if len(results) != len(types):
+            fail(f"{i.op.name} has {len(types)} results, not {len(results)}", i)
+        for r, t in zip(results, types, strict=True):
+            if r.type is not t and r.type != t:
+                fail(f"the result type is {t}, not {r.type}", i)
+            known.add(r)
+        if len(set(results)) != len(results):
+            fail("results are distinct values", i)
+    for value, mark in zip(function.results, function.marks, strict=True):
+        if value not in known:
+            fail(f"result {value!r} is defined")
+        if mark is None:
+            continue
+        if mark.kind not in ("grad", "update") or mark.of not in function.arguments:
+            fail("a mark is grad or update of an argument")
+        if mark.of.type != value.type:
+            fail(f"{mark.kind} of a {mark.of.type} has its type, not {value.type}")

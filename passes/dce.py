@@ -1,0 +1,34 @@
+"""dce: an op whose results nobody uses goes away, unless running it may raise."""
+
+from __future__ import annotations
+
+from ..ir import Function, Instruction, Module, Value
+from ..ir.composite import can_fail
+from .manager import Context, Pass
+
+
+def _sweep(function: Function, context: Context) -> bool:
+    used: set[Value] = set(function.results)
+    kept: list[Instruction] = []
+    for i in reversed(function.instructions):
+        needed = any(r in used for r in i.results) or can_fail(i.op, tuple([o.type for o in i.operands]), i.attrs)
+        if needed or not context.spend("dce", i):
+            used.update(i.operands)
+            kept.append(i)
+    if len(kept) == len(function.instructions):
+        return False
+    function.instructions = kept[::-1]
+    return True
+
+
+def _dce(module: Module, context: Context) -> bool:
+    """Ops nobody uses go away, and kernels that no op names."""
+    named = set[str]().union(*[f.symbols() for f in module])
+    changed = any([_sweep(f, context) for f in module])
+    dead = named - set[str]().union(*[f.symbols() for f in module])
+    for name in dead:
+        del module.functions[name]
+    return changed or bool(dead)
+
+
+dce = Pass("dce", _dce)

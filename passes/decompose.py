@@ -1,0 +1,31 @@
+"""decompose: a composite is replaced by its decomposition, again and again until none is left.
+
+Names, sites of random draws and locations stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..ir import Builder, Function, Instruction, Value
+from ..ir.op import Composite
+from .manager import Context, Pass, per_function
+from .rewrite import sweep
+
+
+def _decompose(function: Function, context: Context) -> bool:
+    """Composites become their decompositions."""
+
+    def visit(build: Builder, i: Instruction) -> Sequence[Value] | None:
+        if not isinstance(i.op, Composite) or not context.spend("decompose", i):
+            return None
+        results = i.op.decompose(build, *i.operands, **i.attrs)
+        return results if isinstance(results, tuple) else (results,)
+
+    changed = False
+    while sweep(function, visit):
+        changed = True
+    return changed
+
+
+decompose = Pass("decompose", per_function(_decompose))

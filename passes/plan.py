@@ -1,0 +1,296 @@
+"""plan: every value gets a place.
+
+``arena+offset``: bytes of the program's own memory, reused after the last use.  ``alias(%v)``: the operand's memory, for views and
+for elementwise ops that write in place.  ``state(%p)``: for an argument its buffer, for a new value the buffer of the next state.
+Constants have no place.  The leaves of a fused update lie in one piece: state leaves already do, gradients are written there.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..ir import Function, Instruction, Place, Value
+from ..ir.op import Contract, Control, Elementwise, Gather, Join, Layout, Reduce, Scatter, Source, View
+from ..ir.types import DType, TensorType
+from .manager import Context, Pass, per_function
+
+ALIGNMENT = 64
+"""Bytes to which slices of state and arena are aligned."""
+
+
+def padded(count: int, itemsize: int) -> int:
+    """``count`` elements rounded up to whole alignment units."""
+    unit = max(ALIGNMENT // itemsize, 1)
+    return -(-count // unit) * unit
+
+
+@dataclass(frozen=True)
+class StateSlot:
+    """Bytes ``offset`` to ``end`` (padding included) of the flat buffer of a dtype."""
+
+    dtype: DType
+    offset: int
+    end: int
+
+
+def state_layout(types: Mapping[str, TensorType]) -> dict[str, StateSlot]:
+    """Where each state value lies: one flat buffer per dtype, slices in the given order, each aligned."""
+    ends: dict[DType, int] = {}
+    slots: dict[str, StateSlot] = {}
+    for name, type_ in types.items():
+        offset = ends.get(type_.dtype, 0)
+        size = type_.dtype.bits // 8
+        ends[type_.dtype] = offset + padded(max(type_.size, 1), size) * size
+        slots[name] = StateSlot(type_.dtype, offset, ends[type_.dtype])
+    return slots
+
+
+def needs_rows(i: Instruction) -> bool:
+    """Whether an instruction reads its operands as row-major contiguous."""
+    return isinstance(i.op, (Reduce, Contract, Scatter, Gather)) or (isinstance(i.op, Elementwise) and i.op.rounding == "pinned")
+
+
+class Arena:
+    """Offsets by best fit among the gaps between what is live."""
+
+    def __init__(self) -> None:
+        self.free: list[tuple[int, int]] = []  # (offset, end), sorted
+        self.end = 0
+
+    def take(self, size: int) -> int:
+        """The offset of ``size`` bytes, now in use."""
+        size = -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
+        fits = [(end - offset, offset, end) for offset, end in self.free if end - offset >= size]
+        if fits:
+            _, offset, end = min(fits)
+            self.free.remove((offset, end))
+            if end - offset > size:
+                insort(self.free, (offset + size, end))
+            return offset
+        if self.free and self.free[-1][1] == self.end:
+            offset, _ = self.free.pop()
+        else:
+            offset = self.end
+        self.end = offset + size
+        return offset
+
+    def give(self, offset: int, size: int) -> None:
+        """Return bytes that nobody uses any more."""
+        end = offset + -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
+        merged: list[tuple[int, int]] = []
+        for a, b in self.free:
+            if b == offset:
+                offset = a
+            elif a == end:
+                end = b
+            else:
+                merged.append((a, b))
+        self.free = merged
+        insort(self.free, (offset, end))
+
+
+class Planner:
+    """Plans one function; ``layouts`` and ``roots`` say where in which other value's memory each value lies."""
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self.slots = state_layout({v.name or "": v.type for v, _ in function.state()})
+        self.roots: dict[Value, Value] = {}
+        self.layouts: dict[Value, Layout] = {}
+        self.users: dict[Value, list[Instruction]] = {}
+        self.last: dict[Value, int] = {}
+        self.inside: dict[Value, tuple[Value, int]] = {}  # part -> (the joined value it is written into, elements before it)
+        self.moved: dict[Value, Value] = {}  # result written in place -> the memory it is written to
+        self.constants: set[Value] = set()
+        self.states = {v for v, _ in function.state()}
+
+    def run(self) -> None:
+        """Give every value its place."""
+        f = self.function
+        for i in f.instructions:
+            for o in i.operands:
+                self.users.setdefault(o, []).append(i)
+        for v in f.arguments:
+            self._own(v)
+        for i in f.instructions:
+            self._layout(i)
+        self._join_updates()
+        self._liveness()
+        for v in self.states:
+            v.place = Place("state", 0, v)
+        self._update_places()
+        self._allocate()
+
+    def _own(self, v: Value) -> None:
+        self.roots[v] = v
+        self.layouts[v] = Layout.contiguous(v.type.shape)
+
+    def _layout(self, i: Instruction) -> None:
+        """Decide whether an instruction's result is a view of its operand's memory."""
+        if isinstance(i.op, Source):
+            self.constants.update(i.results)
+        if isinstance(i.op, View):
+            o = i.operands[0]
+            layout = i.op.layout(self.layouts[o], **i.attrs)
+            result = i.results[0]
+            if layout is not None and (layout.is_contiguous or not any(needs_rows(u) for u in self.users.get(result, ()))):
+                self.roots[result], self.layouts[result] = self.roots[o], layout
+                if o in self.constants:
+                    self.constants.add(result)
+                result.place = Place("alias", 0, o)
+                return
+        for r in i.results:
+            self._own(r)
+
+    def _join_updates(self) -> None:
+        """Lay the leaves of fused updates in one piece: their reshapes, pads and concats then move nothing."""
+        for i in self.function.instructions:
+            if i.op.name != "concat" or not all(isinstance(u.op, Control) for u in self.users.get(i.result, ())):
+                continue
+            parts = [self._unpadded(o) for o in i.operands]
+            starts: list[int] = []
+            position = 0
+            for o in i.operands:
+                starts.append(position)
+                position += o.type.size
+            if self._in_state(i, parts, starts):
+                continue
+            for (part, pad), start in zip(parts, starts, strict=True):
+                root = self.roots[part]
+                free = root not in self.constants and root not in self.states and root.owner is not None and root not in self.inside
+                if free and root.type.size == part.type.size and self.layouts[part].is_contiguous and root.place is None:
+                    self.inside[root] = (i.result, start)
+                    if pad is not None:
+                        self.inside[pad] = (i.result, start)
+
+    def _unpadded(self, value: Value) -> tuple[Value, Value | None]:
+        """The value before trailing padding, and the padded one."""
+        owner = value.owner
+        if owner is not None and owner.op.name == "pad" and self.users[value] and len(self.users[value]) == 1:
+            low, interior = owner.attrs["low"], owner.attrs["interior"]
+            if value.type.rank == 1 and low == (0,) and interior == (0,):
+                return owner.operands[0], value
+        return value, None
+
+    def _in_state(self, i: Instruction, parts: list[tuple[Value, Value | None]], starts: list[int]) -> bool:
+        """Whether a concat's parts are state arguments that lie just so in their buffer; if so it is an alias of the first."""
+        roots = [self.roots[part] for part, _ in parts]
+        if any(r not in self.states for r in roots) or len({r.type.dtype for r in roots}) != 1:
+            return False
+        first = self.slots[roots[0].name or ""].offset
+        itemsize = roots[0].type.dtype.bits // 8
+        for (part, _), root, start in zip(parts, roots, starts, strict=True):
+            whole = self.layouts[part].is_contiguous and part.type.size == root.type.size
+            if not whole or self.slots[root.name or ""].offset - first != start * itemsize:
+                return False
+        for (_, pad), root in zip(parts, roots, strict=True):
+            if pad is not None:
+                pad.place = Place("state", 0, root)
+        i.result.place = Place("state", 0, roots[0])
+        return True
+
+    def _liveness(self) -> None:
+        """The last instruction that reads each piece of memory."""
+        end = len(self.function.instructions)
+        for n, i in enumerate(self.function.instructions):
+            for o in i.operands:
+                self.last[self._memory(o)] = n
+        for v in self.function.results:
+            self.last[self._memory(v)] = end
+
+    def _memory(self, v: Value) -> Value:
+        root = self.roots[v]
+        root = self.moved.get(root, root)
+        return self.inside[root][0] if root in self.inside else root
+
+    def _update_places(self) -> None:
+        """New state whose memory can be the next state's buffer is written there at once."""
+        by_root: dict[Value, list[tuple[Value, Value]]] = {}
+        for v, mark in zip(self.function.results, self.function.marks, strict=True):
+            if mark is not None and mark.kind == "update":
+                by_root.setdefault(self.roots[v], []).append((v, mark.of))
+        for root, updates in by_root.items():
+            if root in self.constants or root.owner is None or root in self.inside or root.place is not None:
+                continue
+            if isinstance(root.owner.op, Join):
+                continue
+            itemsize = root.type.dtype.bits // 8
+            bases = {self.slots[of.name or ""].offset - self.layouts[v].offset * itemsize for v, of in updates}
+            if len(bases) != 1 or not all(self.layouts[v].is_contiguous for v, _ in updates):
+                continue
+            base = bases.pop()
+            ends = [s.end for s in self.slots.values() if s.dtype is root.type.dtype]
+            owner = next((of for _, of in updates if self.slots[of.name or ""].offset == base), None)
+            if owner is not None and base + root.type.nbytes <= max(ends):
+                covered = sum(v.type.size for v, _ in updates)
+                if covered == root.type.size or isinstance(root.owner.op, Control):
+                    root.place = Place("state", 0, owner)
+
+    def _allocate(self) -> None:
+        arena = Arena()
+        held: dict[Value, int] = {}
+        ends: list[list[Value]] = [[] for _ in range(len(self.function.instructions) + 1)]
+
+        def place(v: Value) -> None:
+            memory = self._memory(v)
+            if memory not in held and memory.place is None:
+                held[memory] = arena.take(memory.type.nbytes)
+                memory.place = Place("arena", held[memory])
+                ends[self.last.get(memory, 0)].append(memory)
+            if v is not memory and v in self.inside:
+                _, start = self.inside[v]
+                v.place = Place("arena", held[memory] + start * (v.type.dtype.bits // 8))
+
+        for v in self.function.inputs():
+            place(v)
+        for n, i in enumerate(self.function.instructions):
+            for r in i.results:
+                if r.place is not None or r in self.constants:
+                    continue
+                target = self._in_place(i, n, r, held)
+                if target is None:
+                    place(r)
+                    if self.last.get(self._memory(r), -1) < n:
+                        ends[n].append(self._memory(r))
+                else:
+                    memory = self._memory(target)
+                    r.place = Place("alias", 0, target)
+                    self._take_over(memory, r, n, ends)
+            for memory in ends[n]:
+                if memory in held and self.last.get(memory, n) <= n:
+                    arena.give(held.pop(memory), memory.type.nbytes)
+        self.function.attrs["arena"] = arena.end
+
+    def _take_over(self, memory: Value, r: Value, n: int, ends: list[list[Value]]) -> None:
+        """The in-place result lives on in its operand's memory."""
+        self.moved[r] = memory
+        self.last[memory] = self.last.get(r, n)
+        ends[self.last[memory]].append(memory)
+
+    def _in_place(self, i: Instruction, n: int, r: Value, held: Mapping[Value, int]) -> Value | None:
+        """The operand whose memory an elementwise result may overwrite: it dies here and has the result's size."""
+        if not isinstance(i.op, Elementwise) or r in self.inside:
+            return None
+        for o in reversed(i.operands):
+            memory = self._memory(o)
+            if memory not in held or self.roots[o] in self.inside or self.last.get(memory) != n:
+                continue
+            if o.type.size != r.type.size or o.type.dtype.bits != r.type.dtype.bits or o.type.nbytes != memory.type.nbytes:
+                continue
+            if not self.layouts[o].is_contiguous or any(v is not o and self._memory(v) is memory for v in i.operands):
+                continue
+            return o
+        return None
+
+
+def _plan(function: Function, context: Context) -> bool:
+    """Every value gets a place: an arena offset, an alias of its operand, or a state buffer."""
+    if any(role is None for role in function.roles) or not function.instructions and not function.arguments:
+        return False
+    Planner(function).run()
+    return True
+
+
+plan = Pass("plan", per_function(_plan))

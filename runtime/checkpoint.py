@@ -1,0 +1,54 @@
+"""State files: safetensors with one JSON metadata entry, written atomically.  No pickle is ever read."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ..ir.errors import CheckpointError
+from ..ir.types import Array
+
+METADATA = "tapeir"
+
+
+def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
+    """Write arrays and metadata; the file appears whole or not at all.  Raises ``CheckpointError``."""
+    target = Path(path)
+    data = save({n: np.ascontiguousarray(a).reshape(a.shape) for n, a in arrays.items()}, {METADATA: json.dumps(metadata, sort_keys=True)})
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise CheckpointError(f"{target} cannot be written: {error.strerror}") from None
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Arrays and metadata of a file (empty metadata for a plain safetensors file).  Raises ``CheckpointError``."""
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not there") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path}: its {METADATA!r} metadata is not an object")
+    return arrays, metadata  # pyright: ignore[reportUnknownVariableType]

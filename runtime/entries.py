@@ -1,0 +1,220 @@
+"""Recording a model's entries: ``forward``, ``loss``, ``loss_and_grads`` and ``train_step``, on a tape or a graph alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+
+from ..frontend.convert import as_value
+from ..frontend.nn import Buffer, Module, Objective, Parameter
+from ..frontend.nn.module import Declared
+from ..frontend.optim import Optimizer
+from ..frontend.tensor import Tensor
+from ..frontend.transforms import argument_names
+from ..ir import Builder, Frame, Function, GraphBuilder, Mark, ShapeError, TensorType, TraceError, Value, frame, reverse
+from ..ir.record import here, located
+from ..ir.source import boundary, location
+from ..ir.types import Array, DType, f64, i64, key
+
+STEP = "optimizer/step"
+ENTRIES = ("forward", "loss", "train_step")
+
+
+class Declarations:
+    """What a model declares, walked once in attribute order: each object under its first path, further paths as aliases."""
+
+    def __init__(self, model: Module) -> None:
+        self.model = model
+        self.parameters: dict[str, Parameter] = {}
+        self.buffers: dict[str, Buffer] = {}
+        self.aliases: dict[str, str] = {}
+        self.names: dict[int, str] = {}
+        self.modules: dict[int, str] = {}
+        for path, item in model.walk():
+            if isinstance(item, Module):
+                self.modules.setdefault(id(item), path)
+            elif id(item) in self.names:
+                self.aliases[path] = self.names[id(item)]
+            else:
+                self.names[id(item)] = path
+                (self.parameters if isinstance(item, Parameter) else self.buffers)[path] = item
+
+    def types(self, dtype: DType) -> dict[str, TensorType]:
+        """The types of all parameters, then all buffers, by name."""
+        declared: dict[str, Declared] = {**self.parameters, **self.buffers}
+        return {name: TensorType(d.fixed or dtype, d.shape) for name, d in declared.items()}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything an entry depends on besides the batch."""
+
+    declared: Declarations
+    objective: Objective
+    optimizer: Optimizer
+    dtype: DType
+
+
+@dataclass
+class Recording:
+    """An entry in the making: state arguments, current buffer values, and results with marks."""
+
+    setting: Setting
+    recorder: GraphBuilder
+    arrays: Callable[[str], Array] | None
+    arguments: dict[str, tuple[Value, str]] = field(default_factory=dict[str, tuple[Value, str]])
+    current: dict[str, Value] = field(default_factory=dict[str, Value])
+    results: list[tuple[Value, Mark | None]] = field(default_factory=list[tuple[Value, Mark | None]])
+    entry_key: Value | None = None
+
+    def argument(self, name: str, type: TensorType, role: str) -> Value:
+        """The argument of a name, made on first use."""
+        if name not in self.arguments:
+            array = self.arrays(name) if self.arrays is not None else None
+            self.arguments[name] = (self.recorder.argument(type, name, array), role)
+        return self.arguments[name][0]
+
+    # StateSource
+    def read(self, declared: Any) -> Value:
+        name = self.setting.declared.names.get(id(declared))
+        if name is None:
+            raise TraceError(
+                f"{declared!r} is not an attribute of the model\n  remedy: declare it in __init__, as an attribute of a module", here()
+            )
+        return self.current[name]
+
+    def assign(self, declared: Any, value: Value) -> None:
+        self.read(declared)
+        self.current[self.setting.declared.names[id(declared)]] = value
+
+    def path(self, module: Any) -> str:
+        return self.setting.declared.modules.get(id(module), "")
+
+    def step(self) -> Value:
+        """The number of updates done, ``i64[]``."""
+        return self.argument(STEP, TensorType(i64, ()), "optimizer")
+
+    def draw_key(self) -> Value:
+        """The entry's random key: the seed's, folded with the step."""
+        if self.entry_key is None:
+            build = Builder(self.recorder)
+            self.entry_key = build.fold_in(self.argument("key", TensorType(key, ()), "input"), self.step())
+        return self.entry_key
+
+    def ordered(self) -> list[tuple[Value, str | None]]:
+        """Arguments in their fixed order: batch, parameters, buffers, optimiser slots, key, step."""
+        place = {name: n for n, name in enumerate(state_types(self.setting))}
+
+        def rank(item: tuple[str, tuple[Value, str]]) -> tuple[int, int]:
+            name, (_, role) = item
+            if name in ("key", STEP):
+                return (4, name == STEP)
+            return ({"input": 0, "param": 1, "buffer": 2, "optimizer": 3}[role], place.get(name, 0))
+
+        return [pair for _, pair in sorted(self.arguments.items(), key=rank)]
+
+
+def record(setting: Setting, entry: str, mode: str, batch: Sequence[tuple[TensorType, Array | None]], recorder: GraphBuilder,
+           arrays: Callable[[str], Array] | None = None, grads: bool = False) -> Function:
+    """Record an entry on a recorder and return it as a function (whose values hold arrays if the recorder is a tape).
+
+    ``entry`` is ``forward``, ``loss`` or ``train_step``; ``grads`` adds the gradients of all parameters to the first two.
+    """
+    r = Recording(setting, recorder, arrays)
+    model, declared = setting.declared.model, setting.declared
+    has_target = entry != "forward"
+    if has_target and len(batch) < 2:
+        raise ShapeError(f"entry {entry} takes inputs and a target, not {len(batch)} arrays")
+    names = argument_names(model.forward, len(batch) - has_target)
+    if has_target:
+        names.append((argument_names(setting.objective.loss, 2)[1]) or "target")
+    values: list[Value] = []
+    for n, (name, (type_, array)) in enumerate(zip(names, batch, strict=True)):
+        name = name or f"input{n}"
+        while name in r.arguments:
+            name += "_"
+        value = recorder.argument(type_, name, array)
+        r.arguments[name] = (value, "input")
+        values.append(value)
+    for name, type_ in declared.types(setting.dtype).items():
+        r.current[name] = r.argument(name, type_, "param" if name in declared.parameters else "buffer")
+    begin_frame = Frame(recorder, setting.dtype, mode, r, r.draw_key)
+    with frame(begin_frame):
+        inputs = values[:-1] if has_target else values
+        outputs = model(*map(Tensor, inputs))
+        if has_target:
+            loss = as_value(setting.objective.loss(outputs, Tensor(values[-1])))
+            if loss.type.rank or not loss.type.dtype.floating:
+                raise ShapeError(f"objective {setting.objective.name} returned {loss.type}\n  rule: a loss is a floating scalar", here())
+            results = [loss]
+        else:
+            results = [as_value(o) for o in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]  # pyright: ignore[reportUnknownVariableType]
+        r.results = [(v, None) for v in results]
+        updates = {name: r.current[name] for name in declared.buffers}
+        if entry == "train_step" or grads:
+            parameters = [r.arguments[name][0] for name in declared.parameters]
+            build, recorded = Builder(recorder), list(recorder.instructions)
+            with located(recorder, ()):
+                if has_target:
+                    cotangents = [build.splat(1.0, results[0].type)]
+                else:
+                    cotangents = [r.argument("cotangent", results[0].type, "input"), *[None] * (len(results) - 1)]
+                found = reverse(recorder, recorded, results, cotangents, parameters)
+            if entry == "train_step":
+                updates = {**_optimise(r, dict(zip(declared.parameters, found, strict=True))), **updates}
+            else:
+                with located(recorder, ()):
+                    r.results += [
+                        (build.splat(0.0, p.type) if g is None else g, Mark("grad", p)) for p, g in zip(parameters, found, strict=True)
+                    ]
+    for name, (argument, _) in r.arguments.items():
+        if name in updates and updates[name] is not argument:
+            r.results.append((updates[name], Mark("update", argument)))
+    order = {id(v): n for n, (v, _) in enumerate(r.ordered())}
+    marked = sorted((x for x in r.results if x[1] is not None and x[1].kind == "update"), key=lambda x: order[id(x[1].of)] if x[1] else 0)
+    r.results = [x for x in r.results if x[1] is None or x[1].kind != "update"] + marked
+    name = entry if entry == "train_step" else f"{entry}_{mode}"
+    return recorder.function(name, r.ordered(), r.results, {"mode": mode})
+
+
+boundary(record.__code__)
+
+
+def _optimise(r: Recording, gradients: Mapping[str, Value | None]) -> dict[str, Value]:
+    """New values of parameters, slots and the step.  A parameter that the loss does not reach stays as it is."""
+    optimizer = r.setting.optimizer
+    build = Builder(r.recorder)
+    updates: dict[str, Value] = {}
+    line: tuple[str, int] | None = getattr(optimizer, "line", None)
+    with located(r.recorder, location(*line, "") if line else ()):
+        step = build.add(r.step(), 1)
+        shared = optimizer.scalars(build, build.cast(step, dtype=f64))
+        for name, gradient in gradients.items():
+            if gradient is None:
+                continue
+            parameter = r.arguments[name][0]
+            slots = {s: r.argument(f"optimizer/{s}/{name}", parameter.type, "optimizer") for s in optimizer.slots}
+            updates[name], new = optimizer.update(build, shared, parameter, gradient, slots)
+            updates.update({f"optimizer/{s}/{name}": v for s, v in new.items()})
+        updates[STEP] = step
+    return updates
+
+
+def state_types(setting: Setting) -> dict[str, TensorType]:
+    """Types of all state in layout order: parameters, buffers, each slot of all parameters, the step."""
+    types = setting.declared.types(setting.dtype)
+    for slot in setting.optimizer.slots:
+        for name in setting.declared.parameters:
+            types[f"optimizer/{slot}/{name}"] = types[name]
+    types[STEP] = TensorType(i64, ())
+    return types
+
+
+def function_of(setting: Setting, entry: str, mode: str, types: Sequence[TensorType], grads: bool = False) -> Function:
+    """The traced IR of an entry for a batch of the given types."""
+    return record(setting, entry, mode, [(t, None) for t in types], GraphBuilder(), grads=grads)
+
+

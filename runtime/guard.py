@@ -1,0 +1,44 @@
+"""``guard="nonfinite"``: finding the op that first made a NaN or an infinity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..ir import Function, NonFiniteError, Value
+from ..ir.types import Array
+
+
+def is_finite(array: Array) -> bool:
+    """Whether an array holds neither NaN nor infinity."""
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def nonfinite_error(function: Function) -> NonFiniteError | None:
+    """The error for a recorded function whose values hold arrays; None when all its results are finite.
+
+    It names the first op that made a NaN or infinity out of finite operands and whose result reaches the function's results
+    through values that are not finite; or the argument that held one already.
+    """
+    bad: set[Value] = {v for v in function.results if not is_finite(v.array)}
+    if not bad:
+        return None
+    for i in reversed(function.instructions):
+        if any(r in bad for r in i.results):
+            bad.update(o for o in i.operands if not is_finite(o.array))
+    for argument, role in zip(function.arguments, function.roles, strict=True):
+        if argument in bad:
+            kind, at = _first(argument.array)
+            return NonFiniteError(f"{role} %{argument.name} holds {kind} at {list(at)} before any op ran\n  remedy: clean the data")
+    for i in function.instructions:
+        if any(r in bad for r in i.results) and all(is_finite(o.array) for o in i.operands):
+            kind, at = _first(next(r for r in i.results if r in bad).array)
+            types = ", ".join(str(o.type) for o in i.operands)
+            return NonFiniteError(f"{i.op.name} made {kind} at {list(at)} of finite operands\n  operands: {types}", i.location)
+    return NonFiniteError("a result is not finite")
+
+
+def _first(array: Array) -> tuple[str, Sequence[int]]:
+    at = np.argwhere(~np.isfinite(array))[0]
+    return str(array[tuple(at)]), [int(n) for n in at]

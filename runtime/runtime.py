@@ -1,0 +1,404 @@
+"""``Runtime``: owns parameters, buffers, optimiser state, mode and compiled artefacts of one model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..backends import Backend, Executable, State, get
+from ..backends.base import Bound, compile_module
+from ..backends.eager import Tape
+from ..frontend.nn import Module, Objective, objective
+from ..frontend.optim import OPTIMIZERS, SGD, Optimizer
+from ..frontend.tensor import Tensor
+from ..ir import BackendError, Builder, CheckpointError, Frame, Function, TensorType, frame, philox
+from ..ir import Module as IRModule
+from ..ir.types import Array, DType, dtype, f32, f64, key, type_of
+from . import checkpoint
+from .entries import STEP, Declarations, Setting, function_of, record, state_types
+from .guard import is_finite, nonfinite_error
+
+FORMAT = 1
+IGNORED = "num_batches_tracked"
+
+
+class Key(NamedTuple):
+    """What a compiled artefact depends on."""
+
+    entry: str
+    types: tuple[TensorType, ...]
+    numerics: str
+    guard: str | None
+
+
+class Loss:
+    """The loss of a step: a 0-d array that ``float()`` reads."""
+
+    __slots__ = ("_array",)
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+
+    def __float__(self) -> float:
+        return float(self._array)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(self._array, dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f"Loss({float(self)!r})"
+
+
+class Arrays(Mapping[str, Array]):
+    """A read-only view of state by name; every array handed out is a fresh copy."""
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], Array]) -> None:
+        self._names = list(names)
+        self._read = read
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return f"{{{', '.join(self._names)}}}"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An entry compiled for one batch type."""
+
+    function: Function
+    executable: Executable
+    call: Bound
+    takes_key: bool
+    unchanged: tuple[str, ...]
+    """State that the entry does not update."""
+
+
+def runtime_dtype(spelling: Any) -> DType:
+    """The dtype of a runtime; raises ``ValueError`` for one that is not floating."""
+    try:
+        chosen = dtype(spelling)
+    except TypeError:
+        chosen = None
+    if chosen is None or not chosen.floating:
+        raise ValueError(f"dtype {spelling!r} is not known; float (= float64), float32, float16 or bfloat16")
+    return chosen
+
+
+class Runtime:
+    """A model with its state.
+
+    ``backend="eager"`` runs the model's Python on a tape; others compile each entry once per batch type.  A step that fails
+    leaves everything as it was.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        *,
+        objective: Any = "mse",
+        optimizer: Optimizer | None = None,
+        dtype: Any = "float32",
+        backend: str = "eager",
+        device: str = "cpu",
+        seed: int = 0,
+        numerics: str = "exact",
+        guard: str | None = None,
+        name: str = "model",
+    ) -> None:
+        if not isinstance(model, Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"model is an nn.Module, not {type(model).__name__}")
+        self.name = name
+        self.setting = Setting(Declarations(model), _objective(objective), optimizer or SGD(), runtime_dtype(dtype))
+        self.device = device
+        self.seed = int(seed)
+        self.mode = "train"
+        self.tape: Tape | None = None
+        """Under the eager backend, the tape of the last call."""
+        self.artifacts: dict[Key, Executable] = {}
+        self._compiled: dict[tuple[Any, ...], Artifact] = {}
+        self._key = philox.key_of_seed(self.seed)
+        self._choose(backend, numerics, guard)
+        self._state = State(state_types(self.setting))
+        self._state.load(self._initial())
+
+    # Construction and settings
+
+    def _choose(self, backend: str, numerics: str, guard: str | None) -> None:
+        if numerics != "exact":
+            raise ValueError(f"numerics {numerics!r} is not known; exact")
+        if guard not in (None, "nonfinite"):
+            raise ValueError(f"guard {guard!r} is not known; nonfinite, or None")
+        chosen = get(backend)
+        if self.setting.dtype not in (f32, f64):
+            raise BackendError(f"backend {backend!r} has no {self.setting.dtype} on {self.device!r}; float32 and float64 run on the CPU")
+        reason = chosen.unavailable(self.device)
+        if reason is not None:
+            raise BackendError(f"backend {backend!r} cannot use device {self.device!r}: {reason}")
+        self.backend: Backend = chosen
+        self.numerics, self.guard = numerics, guard
+
+    def configure(self, **changes: Any) -> Runtime:
+        """Change ``optimizer`` (one with the same slots), ``objective``, ``backend``, ``numerics`` or ``guard``."""
+        known = ("optimizer", "objective", "backend", "numerics", "guard")
+        for name in changes:
+            if name not in known:
+                raise TypeError(f"configure has no setting {name!r}; it has {', '.join(known)}")
+        setting = self.setting
+        if "optimizer" in changes:
+            if tuple(changes["optimizer"].slots) != tuple(setting.optimizer.slots):
+                raise ValueError("the new optimizer keeps other state; make a new Runtime")
+            setting = replace(setting, optimizer=changes["optimizer"])
+        if "objective" in changes:
+            setting = replace(setting, objective=_objective(changes["objective"]))
+        self._choose(changes.get("backend", self.backend.name), changes.get("numerics", self.numerics), changes.get("guard", self.guard))
+        self.setting = setting
+        self.artifacts.clear()
+        self._compiled.clear()
+        return self
+
+    def _initial(self) -> dict[str, Array]:
+        """The first state: parameters and buffers from their initialisers, slots from the optimiser's, step 0."""
+        setting, arrays = self.setting, dict[str, Array]()
+        declared = {**setting.declared.parameters, **setting.declared.buffers}
+        types = setting.declared.types(setting.dtype)
+        for name, item in declared.items():
+            tape = Tape()
+            seeded = philox.fold_in(self._key, philox.site_word(f"init:{name}"))
+            with frame(Frame(tape, dtype=f64)):
+                made = item.init(Tensor(tape.argument(TensorType(key, ()), array=seeded)), item.shape)
+            array: Array = made.value.array if isinstance(made, Tensor) else np.asarray(made)
+            if array.shape != item.shape:
+                raise ValueError(f"the initialiser of {name} gave shape {array.shape}, not {item.shape}")
+            arrays[name] = array.astype(types[name].dtype.numpy)
+        for name in setting.declared.parameters:
+            tape = Tape()
+            with frame(Frame(tape)):
+                slots = setting.optimizer.init(Builder(tape), types[name])
+            arrays.update({f"optimizer/{slot}/{name}": value.array for slot, value in slots.items()})
+        arrays[STEP] = np.zeros((), np.int64)
+        return arrays
+
+    # Running
+
+    def predict(self, *inputs: Any) -> Any:
+        """The model's output for one batch in the current mode; a tuple of arrays if it returns several."""
+        outputs = self._run(f"forward_{self.mode}", inputs)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def loss(self, *batch: Any) -> float:
+        """The loss of one batch (inputs, then target) in the current mode.  Nothing is updated."""
+        return float(self._run(f"loss_{self.mode}", batch)[0])
+
+    def loss_and_grads(self, *batch: Any) -> tuple[float, dict[str, Array]]:
+        """The loss of one batch and the gradient of every parameter.  Nothing is stored."""
+        loss, *grads = self._run(f"grads_{self.mode}", batch)
+        return float(loss), dict(zip(self.setting.declared.parameters, grads, strict=True))
+
+    def step(self, *batch: Any) -> Loss:
+        """One optimiser update on one batch, in train mode; on an error the state stays bitwise what it was."""
+        if self.mode != "train":
+            raise ValueError("step trains, and the runtime is in eval mode; call rt.train() first")
+        return Loss(self._run("train_step", batch, commit=True)[0])
+
+    def _run(self, entry: str, batch: Sequence[Any], commit: bool = False) -> tuple[Array, ...]:
+        arrays = [self._prepare(x) for x in batch]
+        return (self._run_tape if self.backend.name == "eager" else self._run_compiled)(entry, arrays, commit)
+
+    def _prepare(self, x: Any) -> Array:
+        """Data at the boundary: floating arrays take the runtime's dtype, integers and bools keep theirs."""
+        array: Array = x if isinstance(x, np.ndarray) else np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
+        wanted = self.setting.dtype.numpy
+        if array.dtype.kind == "f" and array.dtype != wanted:
+            array = array.astype(wanted)
+        return array
+
+    def _record(self, entry: str, arrays: Sequence[Array], tape: Tape) -> Function:
+        name, mode = _entry_and_mode(entry)
+        batch = [(type_of(a), a) for a in arrays]
+        function = record(self.setting, name, mode, batch, tape, self._argument, grads=entry.startswith("grads"))
+        tape.layout = (function.name, list(zip(function.arguments, function.roles, strict=True)),
+                       list(zip(function.results, function.marks, strict=True)), function.attrs)  # fmt: skip
+        return function
+
+    def _argument(self, name: str) -> Array:
+        return self._key if name == "key" else np.array(self._state[name])
+
+    def _run_tape(self, entry: str, arrays: Sequence[Array], commit: bool) -> tuple[Array, ...]:
+        self.tape = Tape()
+
+        function = self._record(entry, [np.array(a) for a in arrays], self.tape)
+        outputs = tuple(np.array(v.array) for v, m in zip(function.results, function.marks, strict=True) if m is None or m.kind == "grad")
+        if self.guard and (error := nonfinite_error(function)):
+            raise error
+        if commit:
+            updates = {m.of.name or "": v.array for v, m in zip(function.results, function.marks, strict=True) if m and m.kind == "update"}
+            self._state.load(updates)
+        return outputs
+
+    def _run_compiled(self, entry: str, arrays: Sequence[Array], commit: bool) -> tuple[Array, ...]:
+        form = (entry, *[(a.shape, a.dtype) for a in arrays])
+        artifact = self._compiled.get(form)
+        if artifact is None:
+            artifact = self._compiled[form] = self._compile(entry, tuple([type_of(a) for a in arrays]))
+        outputs = artifact.call(*arrays, self._key) if artifact.takes_key else artifact.call(*arrays)
+        if self.guard and not (all(map(is_finite, outputs)) and all(is_finite(self._state.next(n)) for n in self._state.types if n not in artifact.unchanged)):
+            error = nonfinite_error(self._record(entry, arrays, Tape()))
+            if error is not None:
+                raise error
+        if commit:
+            self._state.commit(artifact.unchanged)
+        return outputs
+
+    def _compile(self, entry: str, types: tuple[TensorType, ...]) -> Artifact:
+        name, mode = _entry_and_mode(entry)
+        function = function_of(self.setting, name, mode, types, grads=entry.startswith("grads"))
+        executable = compile_module(self.backend, IRModule(self.name, [function]), function.name, self.device)
+        self.artifacts[Key(entry, types, self.numerics, self.guard)] = executable
+        updated = {m.of.name for m in function.marks if m is not None and m.kind == "update"}
+        unchanged = tuple(n for n in self._state.types if n not in updated)
+        return Artifact(function, executable, executable.bind(self._state), any(v.name == "key" for v in function.inputs()), unchanged)
+
+    def module(self, *batch: Any) -> IRModule:
+        """The traced IR of every entry for a batch (arrays or types; inputs, then target)."""
+        types = [x if isinstance(x, TensorType) else type_of(self._prepare(x)) for x in batch]
+        return entries_module(self.setting, self.name, types)
+
+    # Mode
+
+    def train(self) -> Runtime:
+        """Switch to train mode."""
+        self.mode = "train"
+        return self
+
+    def eval(self) -> Runtime:
+        """Switch to eval mode."""
+        self.mode = "eval"
+        return self
+
+    @contextmanager
+    def in_mode(self, mode: str) -> Iterator[Runtime]:
+        """Inside the block the runtime is in ``mode``."""
+        if mode not in ("train", "eval"):
+            raise ValueError(f"mode {mode!r} is not known; train or eval")
+        before, self.mode = self.mode, mode
+        try:
+            yield self
+        finally:
+            self.mode = before
+
+    # State
+
+    def _view(self, names: Sequence[str]) -> Arrays:
+        return Arrays(names, lambda name: np.array(self._state[name]))
+
+    @property
+    def params(self) -> Arrays:
+        """Parameters by name."""
+        return self._view(list(self.setting.declared.parameters))
+
+    @property
+    def buffers(self) -> Arrays:
+        """Buffers by name."""
+        return self._view(list(self.setting.declared.buffers))
+
+    @property
+    def optimizer_state(self) -> Arrays:
+        """Optimiser slots and the step, by name."""
+        return self._view([n for n in self._state.types if n.startswith("optimizer/")])
+
+    @property
+    def step_count(self) -> int:
+        """Updates done so far."""
+        return int(self._state[STEP])
+
+    @property
+    def dtype(self) -> DType:
+        """The floating dtype of parameters."""
+        return self.setting.dtype
+
+    def load_state(self, arrays: Mapping[str, Any]) -> None:
+        """Replace state by name, parameters and buffers all at once; slots and step may be left out and then stay.
+
+        Aliases of tied weights are accepted.  Raises ``CheckpointError`` for an unknown, missing or mis-shaped name or a dtype of
+        another kind, and then nothing changes.
+        """
+        types, aliases = self._state.types, self.setting.declared.aliases
+        new: dict[str, Array] = {}
+        for given, value in arrays.items():
+            if given.rsplit(".", 1)[-1] == IGNORED:
+                continue
+            name = aliases.get(given, given)
+            if name not in types:
+                raise CheckpointError(f"state {given!r} is not in the model; it has {', '.join(list(types)[:12])}{' ...' if len(types) > 12 else ''}")
+            array, type_ = np.asarray(value), types[name]
+            if array.shape != type_.shape:
+                raise CheckpointError(f"state {given!r} has shape {list(array.shape)}; the model's is {list(type_.shape)}")
+            if (array.dtype.kind == "f") != type_.dtype.floating:
+                raise CheckpointError(f"state {given!r} is {array.dtype}; the model's is {type_.dtype}")
+            if name in new and not np.array_equal(new[name], array):
+                raise CheckpointError(f"state {given!r} and {name!r} are one tied tensor with two values")
+            new[name] = array
+        missing = [n for n in types if n not in new and not n.startswith("optimizer/")]
+        if missing:
+            raise CheckpointError(f"state {', '.join(missing)} is missing")
+        self._state.load(new)
+
+    def save(self, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
+        """Write all state as safetensors, atomically; ``load`` resumes from it bit for bit."""
+        optimizer = self.setting.optimizer
+        metadata = {
+            "format": FORMAT, "seed": self.seed, "dtype": self.setting.dtype.name, "objective": self.setting.objective.name,
+            "optimizer": {"name": type(optimizer).__name__, **asdict(optimizer)}, "extra": dict(extra or {}),
+        }  # fmt: skip
+        checkpoint.write(path, {n: self._state[n] for n in self._state.types}, metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: Module, **overrides: Any) -> Runtime:
+        """A runtime as ``save`` left it; ``overrides`` are arguments of ``Runtime`` (a function as objective must be one)."""
+        arrays, metadata = checkpoint.read(path)
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError(f"{path} was not written by Runtime.save (format {metadata.get('format')}); use load_state for its arrays")
+        options = dict(metadata["optimizer"])
+        kind = OPTIMIZERS.get(options.pop("name"))
+        saved: dict[str, Any] = {"dtype": metadata["dtype"], "seed": metadata["seed"], "objective": metadata["objective"]}
+        if kind is not None:
+            saved["optimizer"] = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})  # pyright: ignore[reportUnknownArgumentType]
+        runtime = cls(model, **{**saved, **overrides})
+        runtime.load_state(arrays)
+        return runtime
+
+
+def entries_module(setting: Setting, name: str, types: Sequence[TensorType]) -> IRModule:
+    """The module of all entries: forward and loss in both modes, and train_step (the last type is the target's)."""
+    module = IRModule(name)
+    for entry in ("forward", "loss"):
+        for mode in ("train", "eval"):
+            module.add(function_of(setting, entry, mode, types[:-1] if entry == "forward" else types))
+    module.add(function_of(setting, "train_step", "train", types))
+    return module
+
+
+def _objective(spec: Any) -> Objective:
+    return spec if isinstance(spec, Objective) else objective(spec)
+
+
+def _entry_and_mode(entry: str) -> tuple[str, str]:
+    if entry == "train_step":
+        return entry, "train"
+    name, _, mode = entry.rpartition("_")
+    return ("loss" if name == "grads" else name), mode
