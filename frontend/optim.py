@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 from ..ir.graph import Value
 from ..ir.source import user_line
@@ -32,6 +32,12 @@ class Optimizer:
     def __post_init__(self) -> None:
         object.__setattr__(self, "line", user_line(3))
         _check(self.lr >= 0 and math.isfinite(self.lr), f"lr={self.lr}: a learning rate is finite and not negative")
+
+    def with_lr(self, lr: float) -> Self:
+        """The same rule with another learning rate, still attributed to the line that made it."""
+        changed = replace(self, lr=lr)
+        object.__setattr__(changed, "line", getattr(self, "line", None))
+        return changed
 
     def init(self, build: Any, type: TensorType) -> dict[str, Value]:
         """The first state of a parameter of a type: zeros in every slot."""

@@ -64,6 +64,10 @@ class NonFiniteError(IRError):
     """A NaN or an infinity under ``guard="nonfinite"``; names the op and line that first made it."""
 
 
+class DataError(IRError):
+    """A data file that cannot be read, or columns that do not fit each other."""
+
+
 class OutOfRangeError(IRError, IndexError):
     """An index outside its axis, with the bad value and the range."""
 

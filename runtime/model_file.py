@@ -1,1 +1,125 @@
-def args(): return []
+"""Model files: Python files whose module-level names say what to train and on what."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..frontend.nn import Module
+from ..ir import Location, TensorType
+from ..ir.errors import IRError
+from ..ir.source import boundary
+from ..ir.types import type_of
+from .data import Dataset
+from .trainer import Config, Data, TrainOptions
+
+_ARGS: list[str] = []
+
+
+def args() -> list[str]:
+    """What the command line holds after ``--``: arguments of the model file itself."""
+    return list(_ARGS)
+
+
+class ModelFileError(IRError):
+    """A model file that does not load, or lacks or misuses a name."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """The names of a loaded model file; ``data`` and ``inputs`` are called when asked for."""
+
+    path: Path
+    names: dict[str, Any]
+
+    @property
+    def stem(self) -> str:
+        """The file's name, which names its IR module."""
+        return self.path.stem
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """A module-level name: its value, or what the function of no arguments there returns."""
+        found = self.names.get(name, default)
+        if callable(found) and not isinstance(found, Module):
+            return found()
+        return found
+
+    @property
+    def model(self) -> Module:
+        """The model; raises ``ModelFileError`` where there is none."""
+        if "model" not in self.names:
+            raise ModelFileError(f"{self.path} has no module-level name 'model'\n  remedy: model = nn.Sequential(...), or a function that returns one")
+        model = self.value("model")
+        if not isinstance(model, Module):
+            raise ModelFileError(f"{self.path}: model is {type(model).__name__}, not an nn.Module")
+        return model
+
+    def data(self) -> tuple[Dataset, Dataset | None] | None:
+        """``(train, test)``, where test may be None; None where the file has no data."""
+        if "data" not in self.names:
+            return None
+        data = self.value("data")
+        pair: Any = data if isinstance(data, tuple) else (data, None)
+        if len(pair) != 2 or not isinstance(pair[0], Dataset) or not isinstance(pair[1], (Dataset, type(None))):
+            raise ModelFileError(f"{self.path}: data is {type(data).__name__}, not a Dataset or a pair (train, test) of them")
+        return pair
+
+    def _typed(self, name: str, kind: type[Any]) -> Any:
+        value = self.value(name)
+        if value is not None and not isinstance(value, kind):
+            raise ModelFileError(f"{self.path}: {name} is {type(value).__name__}, not Trainer.{kind.__name__}(...)")
+        return value or kind()
+
+    @property
+    def config(self) -> Config:
+        """The file's ``config``, or the defaults."""
+        return self._typed("config", Config)
+
+    @property
+    def options(self) -> TrainOptions:
+        """The file's ``options``, or the defaults."""
+        return self._typed("options", TrainOptions)
+
+    def batch(self, batch_size: int, data: Data | None = None) -> list[Any]:
+        """One batch to learn the entries' types from: ``inputs`` (types or arrays), else the first rows of the data."""
+        inputs = self.value("inputs")
+        if inputs is not None:
+            return list(inputs if isinstance(inputs, Sequence) else [inputs])  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        pair = self.data() if data is None else data
+        if pair is None:
+            raise ModelFileError(f"{self.path} has neither 'data' nor 'inputs'\n  remedy: inputs = (tp.f32[64, 10], tp.i64[64])")
+        dataset = pair[0] if isinstance(pair, tuple) else pair
+        assert dataset is not None
+        return list(dataset[:batch_size])
+
+
+def batch_types(batch: Sequence[Any], dtype: Any) -> list[TensorType]:
+    """The types of a batch at a runtime's boundary: floating ones in ``dtype``."""
+    types = [b if isinstance(b, TensorType) else type_of(b) for b in batch]
+    return [t.with_dtype(dtype) if t.dtype.floating else t for t in types]
+
+
+def load(path: str | Path, arguments: Sequence[str] = ()) -> ModelFile:
+    """Import a model file.  Raises ``ModelFileError`` when it is not Python; what its own code raises comes through."""
+    file = Path(path).resolve()
+    spec = importlib.util.spec_from_file_location("__tapeir_model__", file)
+    if spec is None or spec.loader is None:
+        raise ModelFileError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    _ARGS[:] = arguments
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ModelFileError(f"SyntaxError: {error.msg}", (Location(error.filename or str(file), error.lineno or 1),)) from None
+    finally:
+        sys.path.remove(str(file.parent))
+    return ModelFile(file, vars(module))
+
+
+boundary(load.__code__)

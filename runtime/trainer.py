@@ -1,1 +1,265 @@
-class Trainer: pass
+"""``Trainer``: from a model and data to a trained runtime; ``Trainer.Advanced`` is the same machinery opened up."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..frontend.nn import Module
+from ..frontend.optim import SGD, Optimizer
+from ..ir.errors import CheckpointError, DataError
+from . import checkpoint
+from .data import Dataset, Loader
+from .memory import peak_memory
+from .progress import Reporter, RunLog
+from .runtime import FORMAT, Loss, Runtime
+
+Data = Dataset | tuple[Dataset, Dataset]
+EVAL_ROWS = 1024
+"""Rows of one batch of an evaluation."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a model is run: everything that a runtime is made with."""
+
+    dtype: str = "float32"
+    backend: str = "eager"
+    device: str = "cpu"
+    objective: str | Callable[[Any, Any], Any] = "mse"
+    optimizer: Optimizer = field(default_factory=lambda: SGD(lr=0.01))
+    seed: int = 0
+    numerics: str = "exact"
+    guard: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How long and on which batches to train.
+
+    ``steps`` counts updates from step 0, also after ``resume``; with neither ``steps`` nor ``epochs`` there is one; with both,
+    whichever comes first.  ``stop_at`` ends this process's part of the run early.
+    """
+
+    steps: int | None = None
+    epochs: int | None = None
+    stop_at: int | None = None
+    batch_size: int = 1
+    shuffle: bool = True
+    log_every: int = 0
+    log: str | os.PathLike[str] | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    checkpoint_every: int = 0
+    resume: str | os.PathLike[str] | None = None
+    callbacks: Sequence[Any] = ()
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "epochs", "stop_at"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name}={value}: it is not negative")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}: it is at least 1")
+        for name in ("log_every", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: it is not negative")
+
+    def total(self, batches: int) -> int:
+        """Updates of the whole run when an epoch has ``batches``."""
+        limits = [n for n in (self.steps, None if self.epochs is None else self.epochs * batches) if n is not None]
+        return min(limits, default=1)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What training did: updates in this process, the losses of its first and last minibatch (None without updates), and its cost."""
+
+    steps: int
+    loss_before: float | None
+    loss_after: float | None
+    seconds: float
+    steps_per_second: float
+    peak_memory: int | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss over rows and the objective's metrics."""
+
+    loss: float
+    metrics: Mapping[str, float]
+    rows: int
+
+    def __str__(self) -> str:
+        return "  ".join([f"loss {self.loss:.4f}", *(f"{name} {value:.4f}" for name, value in self.metrics.items())])
+
+
+class Trained:
+    """A trained model: its runtime and what training reported."""
+
+    def __init__(self, runtime: Runtime, report: Report) -> None:
+        self.runtime = runtime
+        self.report = report
+
+    def eval(self, dataset: Dataset) -> Evaluation:
+        """Mean loss and metrics in eval mode, weighted by rows, in float64 on the host."""
+        return evaluate(self.runtime, dataset)
+
+    def predict(self, *inputs: Any) -> Any:
+        """The model's output in eval mode."""
+        with self.runtime.in_mode("eval"):
+            return self.runtime.predict(*inputs)
+
+    def print_prediction(self, label: str, *inputs: Any) -> None:
+        """Print the output for one batch."""
+        with np.printoptions(precision=4, suppress=True):
+            print(f"{label}: {self.predict(*inputs)}")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the runtime's state; see ``Runtime.save``."""
+        self.runtime.save(path)
+
+
+def evaluate(runtime: Runtime, dataset: Dataset) -> Evaluation:
+    """See ``Trained.eval``."""
+    if not len(dataset):
+        raise DataError("the dataset to evaluate has no rows")
+    loss, totals = 0.0, dict.fromkeys(runtime.setting.objective.metrics, 0.0)
+    with runtime.in_mode("eval"):
+        for batch in Loader(dataset, EVAL_ROWS, shuffle=False):
+            rows = len(batch[0])
+            loss += runtime.loss(*batch) * rows
+            if totals:
+                prediction = np.asarray(runtime.predict(*batch[:-1]))
+                for name, metric in runtime.setting.objective.metrics.items():
+                    totals[name] += metric(prediction, batch[-1]) * rows
+    return Evaluation(loss / len(dataset), {name: t / len(dataset) for name, t in totals.items()}, len(dataset))
+
+
+class Advanced:
+    """The training machinery opened up, for custom loops: a runtime, single steps, modes, loaders and callbacks."""
+
+    def __init__(self, model: Module, config: Config | None = None, name: str = "model") -> None:
+        self.config = config or Config()
+        self.callbacks: list[Any] = []
+        c = self.config
+        self.runtime = Runtime(
+            model, objective=c.objective, optimizer=c.optimizer, dtype=c.dtype, backend=c.backend, device=c.device, seed=c.seed,
+            numerics=c.numerics, guard=c.guard, name=name,
+        )  # fmt: skip
+
+    def step(self, batch: Sequence[Any]) -> Loss:
+        """One update on a batch (inputs, then target)."""
+        return self.runtime.step(*batch)
+
+    def set_mode(self, mode: str) -> None:
+        """Switch the runtime to ``train`` or ``eval``."""
+        if mode not in ("train", "eval"):
+            raise ValueError(f"mode {mode!r} is not known; train or eval")
+        self.runtime.mode = mode
+
+    def in_mode(self, mode: str) -> AbstractContextManager[Runtime]:
+        """Inside the block the runtime is in ``mode``."""
+        return self.runtime.in_mode(mode)
+
+    def loader(self, dataset: Dataset, batch_size: int = 1, shuffle: bool = True) -> Loader:
+        """Batches of a dataset in the runtime's dtype, shuffled from its seed."""
+        return Loader(dataset.cast(self.runtime.dtype), batch_size, shuffle, self.config.seed)
+
+    def notify(self, event: str, *arguments: Any) -> None:
+        """Call ``event`` on every callback that has it: ``on_train_start(self)``, ``on_step(self, step, loss)``,
+        ``on_epoch_end(self, epoch)``, ``on_train_end(self)``, ``on_eval(self, evaluation)``.
+        """
+        for callback in self.callbacks:
+            method = getattr(callback, event, None)
+            if method is not None:
+                method(self, *arguments)
+
+    def evaluate(self, dataset: Dataset) -> Evaluation:
+        """Mean loss and metrics of a dataset in eval mode; callbacks hear of it."""
+        evaluation = evaluate(self.runtime, dataset)
+        self.notify("on_eval", evaluation)
+        return evaluation
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Continue from a file that ``save`` wrote.  Raises ``CheckpointError`` where seed or dtype would change the run."""
+        arrays, metadata = checkpoint.read(path)
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError(f"{path} was not written by a TapeIR run; use Runtime.load_state for its arrays")
+        for name, now in (("seed", self.config.seed), ("dtype", self.runtime.dtype.name)):
+            if metadata[name] != now:
+                raise CheckpointError(f"{path} was trained with {name} {metadata[name]}, and this run has {now}\n  remedy: give both one {name}")
+        self.runtime.load_state(arrays)
+
+    def train(self, data: Data, options: TrainOptions | None = None) -> Trained:
+        """Train as ``options`` say, in train mode, and restore the mode."""
+        options = options or TrainOptions()
+        dataset = data if isinstance(data, Dataset) else data[0]
+        if options.resume is not None:
+            self.resume(options.resume)
+        loader = self.loader(dataset, options.batch_size, options.shuffle)
+        self.callbacks = [*options.callbacks]
+        first = self.runtime.step_count
+        total = options.total(len(loader))
+        last = min(total, options.stop_at) if options.stop_at is not None else total
+        with self.in_mode("train"):
+            report = self._loop(loader, options, first, last)
+        if options.checkpoint is not None:
+            self.runtime.save(options.checkpoint)
+        return Trained(self.runtime, report)
+
+    def _loop(self, loader: Loader, options: TrainOptions, first: int, last: int) -> Report:
+        losses: list[float] = []
+        log = RunLog(options.log, first)
+        lr = self.config.optimizer.lr
+        self.notify("on_train_start")
+        begin = time.perf_counter()
+        try:
+            with Reporter(last, options.log_every, options.progress) as reporter:
+                for step, (epoch, batch) in zip(range(first + 1, last + 1), loader.steps(first), strict=False):
+                    loss = float(self.step(batch))
+                    losses = [losses[0] if losses else loss, loss]
+                    reporter.step(step, loss)
+                    if options.log is not None:
+                        log.write(step=step, loss=loss, lr=lr, seconds=time.perf_counter() - begin, memory=peak_memory())
+                    self.notify("on_step", step, loss)
+                    if step % len(loader) == 0:
+                        self.notify("on_epoch_end", epoch)
+                    if options.checkpoint is not None and options.checkpoint_every and step % options.checkpoint_every == 0:
+                        self.runtime.save(options.checkpoint)
+        finally:
+            log.close()
+        seconds = time.perf_counter() - begin
+        self.notify("on_train_end")
+        done = max(last - first, 0)
+        before, after = (losses[0], losses[1]) if losses else (None, None)
+        return Report(done, before, after, seconds, done / seconds if seconds else 0.0, peak_memory())
+
+
+class Trainer:
+    """``Trainer.new(model, Trainer.Config(...)).train(data, Trainer.TrainOptions(...))``."""
+
+    Config = Config
+    TrainOptions = TrainOptions
+    Advanced = Advanced
+
+    def __init__(self, model: Module, config: Config | None = None, name: str = "model") -> None:
+        self.model = model
+        self.config = config or Config()
+        self.name = name
+
+    @classmethod
+    def new(cls, model: Module, config: Config | None = None) -> Trainer:
+        """A trainer of a model."""
+        return cls(model, config)
+
+    def train(self, data: Data, options: TrainOptions | None = None) -> Trained:
+        """Train a fresh runtime on a dataset (the first of a pair) and return it with its report."""
+        return Advanced(self.model, self.config, self.name).train(data, options)

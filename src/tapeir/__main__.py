@@ -1,0 +1,5 @@
+"""``python -m tapeir`` is the ``irc`` command."""
+
+from .cli import main
+
+main()

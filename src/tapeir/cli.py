@@ -1,0 +1,209 @@
+"""The ``irc`` command: names of commands, arguments and flags.  What they do is in ``runtime/commands.py``."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any
+
+import typer
+
+from .ir.errors import IRError
+from .runtime import commands
+from .runtime.commands import DumpRequest, OptRequest, UsageError
+
+app = typer.Typer(
+    name="irc",
+    help="Trace, optimise, run and train neural networks as typed SSA IR.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.py", help="A model file.")]
+ModelArguments = Annotated[list[str] | None, typer.Argument(metavar="-- ARGS", help="Everything after -- goes to the model file.")]
+Dtype = Annotated[str | None, typer.Option(help="float (= float64), float64 or float32.")]
+BackendName = Annotated[str | None, typer.Option("--backend", help="eager, compiled, or a registered name.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Same as --device cpu.")]
+Cuda = Annotated[bool, typer.Option("--cuda", help="Same as --device cuda.")]
+BatchSize = Annotated[int | None, typer.Option(help="Rows of one minibatch.")]
+Lr = Annotated[float | None, typer.Option(help="Learning rate of the model file's optimizer.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of initialisation, dropout and shuffling.")]
+Numerics = Annotated[str | None, typer.Option(help="exact.")]
+Guard = Annotated[str | None, typer.Option(help="nonfinite: stop at the op that first makes a NaN or infinity.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another field of Config or TrainOptions.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+AfterAll = Annotated[Path | None, typer.Option(help="Folder for a numbered dump after each pass that changed something.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write here instead of standard output.")]
+
+
+def _flags(dtype: str | None, backend: str | None, device: str | None, cpu: bool, cuda: bool, settings: list[str] | None, **rest: Any) -> dict[str, Any]:
+    if cpu + cuda + (device is not None) > 1:
+        raise UsageError("--cpu, --cuda and --device exclude each other")
+    device = "cpu" if cpu else "cuda" if cuda else device
+    return {**commands.parse_settings(settings or []), **{k: v for k, v in rest.items() if v is not None}, "dtype": dtype, "backend": backend, "device": device}
+
+
+def _usage(call: Callable[[], Any]) -> Any:
+    """Run a command; what it calls wrong usage exits with 2."""
+    try:
+        return call()
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
+@app.command()
+def run(
+    model: ModelArgument,
+    arguments: ModelArguments = None,
+    dtype: Dtype = None,
+    backend: BackendName = None,
+    cpu: Cpu = False,
+    cuda: Cuda = False,
+    device: Device = None,
+    steps: Annotated[int | None, typer.Option(help="Total optimiser updates, counted from step 0.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    stop_at: Annotated[int | None, typer.Option(help="End this process at this step; --resume goes on from there.")] = None,
+    batch_size: BatchSize = None,
+    lr: Lr = None,
+    seed: Seed = None,
+    log_every: Annotated[int | None, typer.Option(help="Print the loss every N updates.")] = None,
+    log: Annotated[Path | None, typer.Option(help="JSON-lines file: one line an update.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the state here at the end (safetensors).")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on from a saved state.")] = None,
+    numerics: Numerics = None,
+    guard: Guard = None,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="No bar, even on a terminal.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object with the result.")] = False,
+    settings: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Train a model file and evaluate it."""
+    sys.excepthook = _explain(debug)
+
+    def call() -> None:
+        flags = _flags(
+            dtype, backend, device, cpu, cuda, settings, steps=steps, epochs=epochs, stop_at=stop_at, batch_size=batch_size, lr=lr,
+            seed=seed, log_every=log_every, log=log, resume=resume, numerics=numerics, guard=guard, progress=False if no_progress else None,
+        )  # fmt: skip
+        commands.run(model, flags, save, json, arguments or ())
+
+    _usage(call)
+
+
+@app.command()
+def dump(
+    model: ModelArgument,
+    arguments: ModelArguments = None,
+    stage: Annotated[str, typer.Option(help=f"{', '.join(commands.STAGES)}.")] = "traced",
+    entry: Annotated[str, typer.Option(help=f"{', '.join(commands.ENTRIES)}.")] = "forward",
+    mode: Annotated[str, typer.Option(help="train or eval.")] = "train",
+    after_all: AfterAll = None,
+    locations: Annotated[bool, typer.Option("--locations", help="Print each op's source line.")] = False,
+    output: Output = None,
+    dtype: Dtype = None,
+    backend: BackendName = None,
+    cpu: Cpu = False,
+    cuda: Cuda = False,
+    device: Device = None,
+    batch_size: BatchSize = None,
+    lr: Lr = None,
+    seed: Seed = None,
+    settings: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Print the IR of one entry of a model at a stage of the compiler."""
+    sys.excepthook = _explain(debug)
+
+    def call() -> str:
+        flags = _flags(dtype, backend, device, cpu, cuda, settings, batch_size=batch_size, lr=lr, seed=seed)
+        return commands.dump(model, DumpRequest(stage, entry, mode, after_all, locations), flags, arguments or ())
+
+    _write(_usage(call), output)
+
+
+@app.command()
+def opt(
+    file: Annotated[Path, typer.Argument(metavar="FILE.ir", help="IR text.")],
+    passes: Annotated[str, typer.Option(help="Names of passes, separated by commas; see irc passes.")],
+    after_all: AfterAll = None,
+    verify_each: Annotated[bool, typer.Option("--verify-each", help="Verify after every pass.")] = False,
+    why: Annotated[str | None, typer.Option(metavar="%VALUE", help="Print every rule that looked at a value and why it declined.")] = None,
+    fuel: Annotated[int | None, typer.Option(help="Apply at most N rewrites.")] = None,
+    output: Output = None,
+    debug: Debug = False,
+) -> None:
+    """Run passes on IR text; the times go to standard error."""
+    sys.excepthook = _explain(debug)
+    request = OptRequest([p for p in passes.split(",") if p], after_all, verify_each, why, fuel)
+    _write(_usage(lambda: commands.opt(file, request, lambda line: print(line, file=sys.stderr))), output)
+
+
+@app.command()
+def check(files: Annotated[list[Path], typer.Argument(metavar="FILE.ir...", help="IR text.")], debug: Debug = False) -> None:
+    """Parse and verify IR text."""
+    sys.excepthook = _explain(debug)
+
+    def call() -> None:
+        for line in commands.check(files):
+            print(line)
+
+    _usage(call)
+
+
+@app.command()
+def ops() -> None:
+    """List every op."""
+    commands.list_ops()
+
+
+@app.command()
+def passes() -> None:
+    """List every pass."""
+    commands.list_passes()
+
+
+@app.command()
+def backends() -> None:
+    """List every backend and what it can use."""
+    commands.list_backends()
+
+
+def _explain(debug: bool) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
+    """An exception hook (the exit code is 1): the message and the user's line, without internal frames unless ``debug``."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if debug:
+            traceback.print_exception(error)
+        elif isinstance(error, IRError):
+            print(f"error: {error}", file=sys.stderr)
+        elif isinstance(error, KeyboardInterrupt):
+            print("interrupted; saved state is as the last checkpoint left it", file=sys.stderr)
+        else:
+            frames = [f for f in traceback.extract_tb(trace) if "/tapeir/" not in f.filename and f.line and not _is_library(f.filename)]
+            where = f"{frames[-1].filename}:{frames[-1].lineno}\n    {frames[-1].line}\n" if frames else ""
+            print(f"error: {where}{kind.__name__}: {error}\n  --debug shows where it was raised", file=sys.stderr)
+
+    return hook
+
+
+def _is_library(filename: str) -> bool:
+    return "site-packages" in filename or "importlib" in filename or filename.startswith("<") or filename.startswith(sys.prefix) or Path(filename).name == "irc"
+
+
+def main() -> None:
+    """Entry point of the ``irc`` script."""
+    app()

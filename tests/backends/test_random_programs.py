@@ -1,0 +1,96 @@
+"""Random programs: interpreter, compiled program and the interpreter after each pass agree bit for bit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from strategies import Program, inputs_of, programs, same_bits
+
+from tapeir.backends.base import compile_module
+from tapeir.backends.compiled import CompiledBackend
+from tapeir.backends.eager import EagerBackend
+from tapeir.backends.eager.interpret import run_instruction
+from tapeir.ir import IRError, Module, parse
+from tapeir.ir.types import Array
+from tapeir.passes import PASSES, PIPELINES, PassManager
+
+EXAMPLES = int(os.environ.get("TAPEIR_FUZZ", "60"))
+REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*.ir"))
+Outcome = tuple[Array, ...] | IRError
+
+
+def outcome(run: Callable[[Sequence[Array]], tuple[Array, ...]], arrays: Sequence[Array]) -> Outcome:
+    try:
+        return run([a.copy() for a in arrays])
+    except IRError as error:
+        return error
+
+
+def interpreted(module: Module, arrays: Sequence[Array]) -> Outcome:
+    return outcome(compile_module(EagerBackend(), module, "main", "cpu").run, arrays)
+
+
+def agree(a: Outcome, b: Outcome) -> bool:
+    if isinstance(a, IRError) or isinstance(b, IRError):
+        return type(a) is type(b) and str(a) == str(b)
+    return len(a) == len(b) and all(same_bits(np.asarray(x), np.asarray(y)) for x, y in zip(a, b, strict=True))
+
+
+def check_text(module: Module, stage: str) -> None:
+    text = str(module)
+    again = parse(text)
+    again.verify()
+    assert str(again) == text, f"{stage}: the text changes when it is parsed"
+
+
+def check_compiled(module: Module, arrays: Sequence[Array], expected: Outcome) -> None:
+    program = compile_module(CompiledBackend(), module, "main", "cpu")
+    first = outcome(program.run, arrays)
+    assert agree(expected, first), f"compiled: {first!r} is not {expected!r}\n{program.source}"
+    # A second call finds the arena full of the first one's values.
+    assert agree(expected, outcome(program.run, arrays)), f"compiled: the second call differs\n{program.source}"
+
+
+def run_pass(module: Module, name: str) -> None:
+    PassManager(PASSES, strict=True, evaluate=run_instruction).run(module, [name])
+
+
+def check(module: Module, arrays: Sequence[Array]) -> None:
+    module.verify()
+    check_text(module, "traced")
+    expected = interpreted(module, arrays)
+    for name in PASSES:
+        alone = module.clone()
+        run_pass(alone, name)
+        found = interpreted(alone, arrays)
+        assert agree(expected, found), f"pass {name} alone: {found!r} is not {expected!r}\n{alone}"
+    assert PIPELINES["planned"][: len(PIPELINES["fused"])] == PIPELINES["fused"], "the last pipeline holds every stage"
+    assert PIPELINES["fused"][: len(PIPELINES["optimized"])] == PIPELINES["optimized"], "the last pipeline holds every stage"
+    staged = module.clone()
+    for number, name in enumerate(PIPELINES["planned"]):
+        run_pass(staged, name)
+        check_text(staged, f"after {number} {name}")
+        found = interpreted(staged, arrays)
+        assert agree(expected, found), f"after {number} {name}: {found!r} is not {expected!r}\n{staged}"
+    check_compiled(module, arrays, expected)
+
+
+@settings(
+    max_examples=EXAMPLES, deadline=None, print_blob=True, derandomize=False,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+)  # fmt: skip
+@given(programs())
+def test_random_programs_agree(program: Program) -> None:
+    check(program.module, program.arrays)
+
+
+@pytest.mark.parametrize("path", REGRESSIONS, ids=lambda p: p.stem)
+def test_regression(path: Path) -> None:
+    module = parse(path.read_text(encoding="utf-8"))
+    for seed in range(6):
+        check(module, inputs_of(module["main"], seed, seed % 2 == 1))
