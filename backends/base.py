@@ -46,7 +46,9 @@ class Executable:
         for value, array in zip(expected, arrays, strict=True):
             a = np.asarray(array)
             if a.shape != value.type.array_shape:
-                raise TypeError(f"@{self.function.name}: %{value.name} is {value.type}, not an array of shape {a.shape}")
+                raise TypeError(
+                    f"@{self.function.name}: %{value.name} is {value.type}, not an array of shape {a.shape}"
+                )
             given.append(np.ascontiguousarray(a, value.type.dtype.numpy).reshape(a.shape))
         results = self.run(given)
         if out is not None:
@@ -63,7 +65,10 @@ class Executable:
         def call(*inputs: Array) -> tuple[Array, ...]:
             rest = iter(inputs)
             results = self.run(
-                [next(rest) if role in ("input", None) else state[cast(str, v.name)] for v, role in zip(self.function.arguments, roles, strict=True)]
+                [
+                    next(rest) if role in ("input", None) else state[cast(str, v.name)]
+                    for v, role in zip(self.function.arguments, roles, strict=True)
+                ]
             )
             outputs: list[Array] = []
             for mark, result in zip(marks, results, strict=True):
@@ -106,7 +111,9 @@ _REGISTERED: dict[str, Backend] = {}
 def register(backend: Backend) -> Backend:
     """Make a backend known under its name; raises ``ValueError`` for a taken name and ``TypeError`` for a foreign object."""
     if not isinstance(backend, Backend):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"{backend!r} does not follow the Backend protocol: name, unavailable, supports, compile, cache_key")
+        raise TypeError(
+            f"{backend!r} does not follow the Backend protocol: name, unavailable, supports, compile, cache_key"
+        )
     if backend.name in _BUILT_IN or backend.name in _REGISTERED:
         raise ValueError(f"a backend named {backend.name!r} is registered already")
     _REGISTERED[backend.name] = backend
@@ -135,7 +142,9 @@ def get(name: str) -> Backend:
     return backend
 
 
-def compile_module(backend: Backend, module: Module, name: str, device: str, options: Mapping[str, Any] | None = None) -> Executable:
+def compile_module(
+    backend: Backend, module: Module, name: str, device: str, options: Mapping[str, Any] | None = None
+) -> Executable:
     """Compile one function of a module, after asking the backend for the device and every op.
 
     Raises ``BackendError`` naming the device or the ops that it does not serve.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeGuard, TypeVar
+from typing import cast as typed
 
 import numpy as np
 
@@ -18,14 +19,15 @@ from .tensor import Operators, Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Number = bool | int | float
 
 
 def builder() -> Builder:
     """A builder on the active recorder."""
     active = current_frame()
     if active is None:
-        raise TraceError("nothing is being recorded here\n  remedy: call it through tp.Runtime, tp.trace or tp.grad", here())
+        raise TraceError(
+            "nothing is being recorded here\n  remedy: call it through tp.Runtime, tp.trace or tp.grad", here()
+        )
     return Builder(active.recorder)
 
 
@@ -35,9 +37,16 @@ def float_dtype() -> DType:
     return active.dtype if active else types.f32
 
 
-def is_number(x: Any) -> bool:
+def is_number(x: Any) -> TypeGuard[float]:
     """Whether ``x`` is weak: a Python number or a NumPy scalar."""
     return isinstance(x, (bool, int, float, np.bool_, np.integer, np.floating))
+
+
+def to_array(x: Any) -> Array:
+    """A NumPy array of anything array-like, shared by DLPack where it speaks that."""
+    if isinstance(x, np.ndarray):
+        return typed(Array, x)
+    return typed(Array, np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x))
 
 
 def as_value(x: Any) -> Value:
@@ -59,10 +68,8 @@ def as_value(x: Any) -> Value:
     if is_number(x):
         kind = bool_ if isinstance(x, (bool, np.bool_)) else i64 if isinstance(x, (int, np.integer)) else float_dtype()
         return builder().splat(x, TensorType(kind, ()))
-    if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray):
-        x = np.from_dlpack(x)
-    if isinstance(x, (np.ndarray, list, tuple)):
-        array: Array = np.asarray(x)
+    if isinstance(x, (np.ndarray, list, tuple)) or hasattr(x, "__dlpack__"):
+        array = to_array(x)
         try:
             type_ = type_of(array)
         except TypeError:
@@ -88,7 +95,9 @@ def promoted(dtypes: Sequence[DType], weak: str = "") -> DType:
     if integers:
         common = functools.reduce(np.promote_types, [d.numpy for d in integers])
         if common.kind == "f":
-            raise DtypeError(f"{' and '.join(sorted({d.name for d in integers}))} have no common integer dtype\n  remedy: cast one with ops.astype")
+            raise DtypeError(
+                f"{' and '.join(sorted({d.name for d in integers}))} have no common integer dtype\n  remedy: cast one with ops.astype"
+            )
         return types.dtype(common)
     if any(d.kind == "k" for d in dtypes):
         raise DtypeError("random keys take no arithmetic")
@@ -130,29 +139,30 @@ def together(name: str, *operands: Any, dtype: DType | None = None, floating: bo
     ]
 
 
-def lift(tree: Any, enter: Callable[[Array], Any]) -> Any:
-    """``tree`` with every array in it (also inside lists, tuples and dicts) replaced by ``enter(array)``."""
-    if isinstance(tree, np.ndarray):
-        return enter(tree)  # pyright: ignore[reportUnknownArgumentType]
-    if isinstance(tree, Tensor) and tree.value.array is not None:
-        return enter(tree.value.array)
+def _mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
+    """``tree`` (lists, tuples and dicts) with ``leaf`` applied to everything else."""
     if isinstance(tree, (list, tuple)):
-        items = [lift(x, enter) for x in tree]  # pyright: ignore[reportUnknownVariableType]
-        return type(tree)(items)  # pyright: ignore[reportUnknownVariableType]
+        items = [_mapped(x, leaf) for x in typed(list[Any], tree)]
+        return tuple(items) if isinstance(tree, tuple) else items
     if isinstance(tree, dict):
-        return {k: lift(x, enter) for k, x in tree.items()}  # pyright: ignore[reportUnknownVariableType]
-    return tree
+        return {k: _mapped(x, leaf) for k, x in typed(dict[Any, Any], tree).items()}
+    return leaf(tree)
+
+
+def lift(tree: Any, enter: Callable[[Array], Any]) -> Any:
+    """``tree`` with every array in it, also that of a finished tape's tensor, replaced by ``enter(array)``."""
+
+    def leaf(x: Any) -> Any:
+        if isinstance(x, Tensor) and x.value.array is not None:
+            return enter(x.value.array)
+        return enter(typed(Array, x)) if isinstance(x, np.ndarray) else x
+
+    return _mapped(tree, leaf)
 
 
 def lower(tree: Any) -> Any:
     """``tree`` with every tensor in it replaced by its array."""
-    if isinstance(tree, Tensor):
-        return np.array(tree.value.array)
-    if isinstance(tree, (list, tuple)):
-        return type(tree)([lower(x) for x in tree])  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(tree, dict):
-        return {k: lower(x) for k, x in tree.items()}  # pyright: ignore[reportUnknownVariableType]
-    return tree
+    return _mapped(tree, lambda x: np.array(x.value.array) if isinstance(x, Tensor) else x)
 
 
 def on_tape(function: Callable[P, R]) -> Callable[P, R]:

@@ -47,7 +47,9 @@ class Optimizer:
         """0-d f64 values that all parameters share; ``step`` is f64 and counts from 1."""
         return {"lr": build.splat(self.lr, TensorType(f64, ()))}
 
-    def update(self, build: Any, shared: Slots, parameter: Value, gradient: Value, slots: Slots) -> tuple[Value, dict[str, Value]]:
+    def update(
+        self, build: Any, shared: Slots, parameter: Value, gradient: Value, slots: Slots
+    ) -> tuple[Value, dict[str, Value]]:
         """The parameter and its slots after one step."""
         raise TypeError(f"{type(self).__name__} states no update rule")
 
@@ -78,7 +80,9 @@ class SGD(Optimizer):
     def slots(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("momentum",) if self.momentum else ()
 
-    def update(self, build: Any, shared: Slots, parameter: Value, gradient: Value, slots: Slots) -> tuple[Value, dict[str, Value]]:
+    def update(
+        self, build: Any, shared: Slots, parameter: Value, gradient: Value, slots: Slots
+    ) -> tuple[Value, dict[str, Value]]:
         g = gradient
         new: dict[str, Value] = {}
         if self.weight_decay:
@@ -119,7 +123,9 @@ class Adam(Optimizer):
             gradient = build.add(gradient, build.mul(parameter, self.weight_decay))
         return parameter, gradient
 
-    def update(self, build: Any, shared: Slots, parameter: Value, gradient: Value, slots: Slots) -> tuple[Value, dict[str, Value]]:
+    def update(
+        self, build: Any, shared: Slots, parameter: Value, gradient: Value, slots: Slots
+    ) -> tuple[Value, dict[str, Value]]:
         p, g = self.decay(build, shared, parameter, gradient)
         b1, b2 = self.betas
         m = build.add(build.mul(slots["m"], b1), build.mul(g, 1 - b1))

@@ -134,7 +134,7 @@ class Operators:
         """The last two axes swapped."""
         return functional.matrix_transpose(self)
 
-    def reshape(self, *shape: int | tuple[int, ...]) -> Tensor:
+    def reshape(self, *shape: Any) -> Tensor:
         """See ``ops.reshape``; one size may be -1."""
         return functional.reshape(self, shape[0] if len(shape) == 1 else shape)
 
@@ -238,7 +238,11 @@ class Tensor(Operators):
         raise TypeError("tensors are values and cannot be assigned into; build a new one with ops.where or ops.concat")
 
     def __repr__(self) -> str:
-        return f"Tensor({self.value.type})" if self.value.array is None else f"Tensor({self.value.array!r}, {self.value.type})"
+        return (
+            f"Tensor({self.value.type})"
+            if self.value.array is None
+            else f"Tensor({self.value.array!r}, {self.value.type})"
+        )
 
 
 from . import functional  # noqa: E402  (the operators above are defined by it)

@@ -21,7 +21,9 @@ from .convert import as_value, builder, on_tape
 from .tensor import Tensor
 
 
-def _run(function: Callable[..., Any], args: Sequence[Any], wrt: Sequence[int]) -> tuple[Any, list[Instruction], list[Value], Recorder]:
+def _run(
+    function: Callable[..., Any], args: Sequence[Any], wrt: Sequence[int]
+) -> tuple[Any, list[Instruction], list[Value], Recorder]:
     """Run ``function`` with tensors for the arguments at ``wrt``; returns its result and what it recorded."""
     recorder = builder().recorder
     given = list(args)
@@ -57,7 +59,9 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 
         result, recorded, inputs, recorder = _run(function, args, wrt)
         loss = as_value(result)
         if loss.type.shape or not loss.type.dtype.floating:
-            raise ShapeError(f"gradient of a function that returns {loss.type}\n  rule: the result is a floating scalar", here())
+            raise ShapeError(
+                f"gradient of a function that returns {loss.type}\n  rule: the result is a floating scalar", here()
+            )
         one = Builder(recorder).splat(1.0, loss.type)
         grads = tuple(_or_zeros(reverse(recorder, recorded, [loss], [one], inputs), inputs))
         return Tensor(loss), grads[0] if isinstance(argnums, int) else grads
@@ -81,7 +85,10 @@ def vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[...,
     if current_frame() is None:
         # The tape must outlive this call, so the pullback runs the function again on a tape of its own.
         def again(*cotangents: Any) -> Any:
-            return on_tape(lambda p, c: vjp(function, *p)[1](*c))(primals, cotangents)
+            def both(p: Sequence[Any], c: Sequence[Any]) -> Any:
+                return vjp(function, *p)[1](*c)
+
+            return on_tape(both)(primals, cotangents)
 
         return on_tape(function)(*primals), again
     result, recorded, inputs, recorder = _run(function, primals, range(len(primals)))
@@ -144,7 +151,8 @@ def trace(function: Callable[..., Any], *arguments: Any, mode: str | None = None
     with frame(Frame(recorder, dtype=dtype, mode=mode)):
         names = argument_names(function, len(arguments))
         given = [
-            recorder.argument(a if isinstance(a, TensorType) else type_of(a), n) for a, n in zip(arguments, names, strict=True)
+            recorder.argument(a if isinstance(a, TensorType) else type_of(a), n)
+            for a, n in zip(arguments, names, strict=True)
         ]
         result = function(*map(Tensor, given))
         outputs = _outputs(result)

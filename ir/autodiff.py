@@ -38,8 +38,8 @@ def _decomposed(recorder: Recorder, i: Instruction) -> tuple[list[Instruction], 
     """Record a composite's decomposition; returns its instructions and results."""
     begin = len(recorder.instructions)
     assert isinstance(i.op, Composite)
-    results = i.op.decompose(Builder(recorder), *i.operands, **i.attrs)
-    return recorder.instructions[begin:], results if isinstance(results, tuple) else (results,)
+    results = i.op.expand(Builder(recorder), i.operands, i.attrs)
+    return recorder.instructions[begin:], results
 
 
 def reverse(
@@ -80,7 +80,9 @@ def reverse(
                         give(o, cotangent)
                 continue
             several = len(i.results) > 1
-            rules = rule(build, tuple(dys) if several else dys[0], i.results if several else i.results[0], *i.operands, **i.attrs)
+            rules = rule(
+                build, tuple(dys) if several else dys[0], i.results if several else i.results[0], *i.operands, **i.attrs
+            )
             for operand, thunk in zip(i.operands, rules, strict=True):
                 if thunk is not None and operand in active:
                     give(operand, thunk())
@@ -105,10 +107,11 @@ def forward(
             rule = _rule(i, "jvp")
             if rule is None:
                 inner, results = _decomposed(recorder, i)
-                made: Any = forward(recorder, inner, results, i.operands, given)
+                made = forward(recorder, inner, results, i.operands, given)
             else:
-                made = rule(build, tuple(given), i.results if len(i.results) > 1 else i.results[0], *i.operands, **i.attrs)
-                made = made if isinstance(made, (tuple, list)) else (made,)
+                several = len(i.results) > 1
+                found: Any = rule(build, tuple(given), i.results if several else i.results[0], *i.operands, **i.attrs)
+                made: Sequence[Value | None] = found if several else [found]
         for r, t in zip(i.results, made, strict=True):
             if t is not None:
                 known[r] = t

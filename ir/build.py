@@ -35,7 +35,7 @@ class Builder:
 
         def __getattr__(self, name: str) -> Callable[..., Any]: ...
 
-    def splat(self, value: float | bool, type: TensorType) -> Value:
+    def splat(self, value: Any, type: TensorType) -> Value:
         """A constant of the given type, every element ``value`` rounded to its dtype."""
         return self.constant(value=Literal.splat(value, type))
 

@@ -18,8 +18,7 @@ def _decomposition(op: Composite, types: tuple[TensorType, ...], attrs: tuple[tu
     recorder = GraphBuilder()
     recorder.at = ()
     operands = [recorder.argument(t) for t in types]
-    results = op.decompose(Builder(recorder), *operands, **dict(attrs))
-    outputs = results if isinstance(results, tuple) else (results,)
+    outputs = op.expand(Builder(recorder), operands, dict(attrs))
     return recorder.function(op.name, [(v, None) for v in operands], [(v, None) for v in outputs])
 
 

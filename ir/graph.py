@@ -136,7 +136,9 @@ class Function:
         arguments = [copied(v, Value(v.type)) for v in self.arguments]
         instructions: list[Instruction] = []
         for i in self.instructions:
-            made = Instruction(i.op, tuple([new[o] for o in i.operands]), i.attrs, [r.type for r in i.results], i.location)
+            made = Instruction(
+                i.op, tuple([new[o] for o in i.operands]), i.attrs, [r.type for r in i.results], i.location
+            )
             for old, value in zip(i.results, made.results, strict=True):
                 copied(old, value)
             instructions.append(made)
@@ -144,7 +146,15 @@ class Function:
             if value.place is not None:
                 to.place = value.place._replace(of=new[value.place.of] if value.place.of is not None else None)
         marks = [m and Mark(m.kind, new[m.of]) for m in self.marks]
-        return Function(self.name, arguments, list(self.roles), instructions, [new[v] for v in self.results], marks, dict(self.attrs))
+        return Function(
+            self.name,
+            arguments,
+            list(self.roles),
+            instructions,
+            [new[v] for v in self.results],
+            marks,
+            dict(self.attrs),
+        )
 
     def __str__(self) -> str:
         from .print import print_function

@@ -7,7 +7,7 @@ give the type rule and say which lowering rule a code generator reads; a backend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -45,14 +45,15 @@ class Attr:
         """The value as instructions hold it; raises ``TypeError`` when it is not of the kind."""
         if value is None and self.default is None:
             return None
+        given: Any = value
         if self.kind == "int" and isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-            return int(value)
+            return int(given)
         if self.kind == "float" and isinstance(value, (int, float, np.floating)) and not isinstance(value, bool):
-            return float(value)
+            return float(given)
         if self.kind == "bool" and isinstance(value, (bool, np.bool_)):
-            return bool(value)
+            return bool(given)
         if self.kind == "ints" and isinstance(value, (tuple, list)):
-            return tuple([int(v) for v in value])  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            return tuple([int(v) for v in given])
         if self.kind == "dtype":
             return dtype(value)
         if self.kind in _CLASSES and isinstance(value, _CLASSES[self.kind]):
@@ -112,11 +113,15 @@ class Op:
             if "lowering" in cls.__dict__:
                 cls.family = cls.__name__.lower()
             return
-        missing = [r for r in ("infer", "eval", "rounding", "vjp", "jvp", "samples", *cls.lowering) if not hasattr(cls, r)]
+        missing = [
+            r for r in ("infer", "eval", "rounding", "vjp", "jvp", "samples", *cls.lowering) if not hasattr(cls, r)
+        ]
         if not cls.__dict__.get("__doc__"):
             missing.insert(0, "a docstring")
         if missing:
-            raise TypeError(f"op {cls.name!r} ({cls.__name__}) lacks {', '.join(missing)}; say Absent(reason) where none exists")
+            raise TypeError(
+                f"op {cls.name!r} ({cls.__name__}) lacks {', '.join(missing)}; say Absent(reason) where none exists"
+            )
         if cls.name in OPS:
             raise TypeError(f"op {cls.name!r} is registered already, by {type(OPS[cls.name]).__name__}")
         op = OPS[cls.name] = cls()
@@ -174,12 +179,18 @@ class Elementwise(Op):
             need_kind(self.name, first, self.accepts)
         for other in types[1:]:
             if other is not first and other != first:
-                rule = "operands have one shape; broadcast explicitly" if other.dtype is first.dtype else "operands have one dtype"
+                rule = (
+                    "operands have one shape; broadcast explicitly"
+                    if other.dtype is first.dtype
+                    else "operands have one dtype"
+                )
                 error = ShapeError if other.dtype is first.dtype else DtypeError
                 raise error(f"{self.name} of {first} and {other}\n  rule: {rule}")
         return first.with_dtype(bool_) if self.compares else first
 
-    def jvp(self, build: Any, tangents: tuple[Value | None, ...], y: Value, *operands: Value, **attrs: Any) -> Value | None:
+    def jvp(
+        self, build: Any, tangents: tuple[Value | None, ...], y: Value, *operands: Value, **attrs: Any
+    ) -> Value | None:
         """The derivative is diagonal, hence its own transpose: the cotangent rules applied to the tangents."""
         total: Value | None = None
         for i, tangent in enumerate(tangents):
@@ -204,7 +215,9 @@ class Elementwise(Op):
         for d in dtypes:
             for shape in ((2, 3), (), (1,), (0, 2), (17,)) if d in (f32, f64, bool_, i64) else ((5,),):
                 for attrs in self.examples():
-                    yield Sample(tuple(self.example(random, d, shape, i) for i in range(self.arity or 0)), attrs, d is f64)
+                    yield Sample(
+                        tuple(self.example(random, d, shape, i) for i in range(self.arity or 0)), attrs, d is f64
+                    )
 
     def examples(self) -> Iterable[Mapping[str, Any]]:
         """Attribute values for ``samples``."""
@@ -229,7 +242,9 @@ class Reduce(Op):
     def infer(self, x: TensorType, *, axes: Shape, keepdims: bool) -> TensorType:
         need_kind(self.name, x, self.accepts)
         if list(axes) != sorted(set(axes)) or any(not 0 <= a < x.rank for a in axes):
-            raise ShapeError(f"{self.name} over axes {list(axes)} of {x}\n  rule: axes are increasing and inside the rank {x.rank}")
+            raise ShapeError(
+                f"{self.name} over axes {list(axes)} of {x}\n  rule: axes are increasing and inside the rank {x.rank}"
+            )
         if self.needs_element and x.size == 0 and any(x.shape[a] == 0 for a in axes):
             raise ShapeError(f"{self.name} over an empty axis of {x}\n  rule: there is an element to choose")
         shape = [1 if a in axes else n for a, n in enumerate(x.shape) if keepdims or a not in axes]
@@ -239,8 +254,19 @@ class Reduce(Op):
         for d in (f64, f32, i64):
             if d.kind not in self.accepts:
                 continue
-            for shape, axes in (((3, 4), (1,)), ((3, 4), (0,)), ((2, 3, 4), (0, 2)), ((2, 3, 4), (1,)), ((), ()), ((1,), (0,)),
-                                ((5, 0), (0,)), ((0, 3), (1,)), ((70,), (0,)), ((2, 3), ()), ((2, 1, 5), (1, 2))):
+            for shape, axes in (
+                ((3, 4), (1,)),
+                ((3, 4), (0,)),
+                ((2, 3, 4), (0, 2)),
+                ((2, 3, 4), (1,)),
+                ((), ()),
+                ((1,), (0,)),
+                ((5, 0), (0,)),
+                ((0, 3), (1,)),
+                ((70,), (0,)),
+                ((2, 3), ()),
+                ((2, 1, 5), (1, 2)),
+            ):
                 x = random.uniform(-2, 2, shape) if d.floating else random.integers(-9, 10, shape)
                 for keepdims in (False, True):
                     yield Sample((np.asarray(x).astype(d.numpy),), {"axes": axes, "keepdims": keepdims}, d is f64)
@@ -288,7 +314,9 @@ class View(Op):
     rounding = "correct"
     layout: Callable[..., Layout | None]
 
-    def jvp(self, build: Any, tangents: tuple[Value | None, ...], y: Value, *operands: Value, **attrs: Any) -> Value | None:
+    def jvp(
+        self, build: Any, tangents: tuple[Value | None, ...], y: Value, *operands: Value, **attrs: Any
+    ) -> Value | None:
         """Linear: the op applied to the tangent."""
         return None if tangents[0] is None else build.recorder.bind(self, (tangents[0],), attrs)[0]
 
@@ -308,7 +336,9 @@ class Join(Op):
     rounding = "correct"
     blocks: Callable[..., tuple[Block, ...]]
 
-    def jvp(self, build: Any, tangents: tuple[Value | None, ...], y: Value, *operands: Value, **attrs: Any) -> Value | None:
+    def jvp(
+        self, build: Any, tangents: tuple[Value | None, ...], y: Value, *operands: Value, **attrs: Any
+    ) -> Value | None:
         """Linear: the op applied to the tangents, zeros for a missing one."""
         if all(t is None for t in tangents):
             return None
@@ -405,6 +435,11 @@ class Composite(Op):
     decompose: Callable[..., Any]
     vjp = None
     jvp = None
+
+    def expand(self, build: Any, operands: Sequence[Value], attrs: Mapping[str, Any]) -> tuple[Value, ...]:
+        """Record the decomposition; its results as a tuple."""
+        results: Any = self.decompose(build, *operands, **attrs)
+        return results if self.results > 1 else (results,)
 
 
 class Control(Op):

@@ -24,7 +24,7 @@ from .types import DTYPES, TensorType
 MAX_ELEMENTS = 1 << 40
 
 
-class _Bad(Exception):
+class _MistakeError(Exception):
     """A mistake found while building; carries the token it stands at."""
 
     def __init__(self, token: Any, message: str) -> None:
@@ -33,7 +33,7 @@ class _Bad(Exception):
 
 
 def _fail(token: Any, message: str) -> NoReturn:
-    raise _Bad(token, message)
+    raise _MistakeError(token, message)
 
 
 def _name(token: Any) -> str:
@@ -176,7 +176,7 @@ class _Builder(Transformer[Token, Module]):
             _fail(op_name, f"there is no op {op_name}; irc ops lists them")
         if len(names) != len(typed):
             _fail(names[0], f"{len(names)} results and {len(typed)} types")
-        given = attrs or {}
+        given: dict[Token, Any] = attrs or {}
         for name in given:
             if name not in op.attrs:
                 _fail(name, f"op {op.name} has no attribute {name}; it has {', '.join(op.attrs) or 'none'}")
@@ -193,20 +193,21 @@ class _Builder(Transformer[Token, Module]):
         return made
 
     def return_(self, parts: list[Any]) -> tuple[Token | None, list[Value]]:
-        tokens = parts[0] or []
+        tokens: list[Token] = parts[0] or []
         return (tokens[0] if tokens else None), [self.use(t) for t in tokens]
 
     def function(self, parts: list[Any]) -> Function:
         symbol, arguments, results, attrs, *rest = parts
         token, returned = rest.pop()
-        declared = results or []
+        declared: list[tuple[TensorType, Mark | None]] = results or []
         if len(declared) != len(returned):
             _fail(token or symbol, f"{len(declared)} results are declared and {len(returned)} returned")
         for (type, _), value in zip(declared, returned, strict=True):
             if type != value.type:
                 _fail(token, f"a result is declared {type} and returned as {value.type}")
         self.scope = {}
-        pairs = arguments or []
+        given: dict[Token, Any] = attrs or {}
+        pairs: list[tuple[Value, str | None]] = arguments or []
         return Function(
             _name(symbol),
             [v for v, _ in pairs],
@@ -214,7 +215,7 @@ class _Builder(Transformer[Token, Module]):
             rest,
             returned,
             [mark for _, mark in declared],
-            {str(k): _free(k, v) for k, v in (attrs or {}).items()},
+            {str(k): _free(k, v) for k, v in given.items()},
         )
 
     def module(self, parts: list[Any]) -> Module:
@@ -259,7 +260,12 @@ def _number(token: Token) -> int | float:
 def _attribute(attr: Attr, name: Token, value: Any, type: TensorType) -> Any:
     if attr.kind == "literal":
         return _literal(name, value, type)
-    if attr.kind == "float" and isinstance(value, Token) and value.type in ("NUMBER", "NAME") and str(value) in ("inf", "nan", "-inf"):
+    if (
+        attr.kind == "float"
+        and isinstance(value, Token)
+        and value.type in ("NUMBER", "NAME")
+        and str(value) in ("inf", "nan", "-inf")
+    ):
         return float(value)
     return _free(name, value)
 
@@ -304,7 +310,9 @@ def _literal(name: Token, value: Any, type: TensorType) -> Literal:
     element = _element(value, type)
     dtype: Any = type.dtype.numpy
     with np.errstate(over="ignore"):
-        return Literal.splat(np.asarray(element).astype(dtype) if type.dtype.floating else np.array(element, dtype), type)
+        return Literal.splat(
+            np.asarray(element).astype(dtype) if type.dtype.floating else np.array(element, dtype), type
+        )
 
 
 @lru_cache(maxsize=1)
@@ -318,8 +326,20 @@ _LOCK = Lock()
 
 
 _KINDS: Mapping[str, str] = {
-    "VALUE": "a value (%name)", "SYMBOL": "a symbol (@name)", "NAME": "a name", "NUMBER": "a number", "STRING": "a string",
-    "LBRACE": "{", "RBRACE": "}", "LPAR": "(", "RPAR": ")", "LSQB": "[", "RSQB": "]", "COMMA": ",", "COLON": ":", "EQUAL": "=",
+    "VALUE": "a value (%name)",
+    "SYMBOL": "a symbol (@name)",
+    "NAME": "a name",
+    "NUMBER": "a number",
+    "STRING": "a string",
+    "LBRACE": "{",
+    "RBRACE": "}",
+    "LPAR": "(",
+    "RPAR": ")",
+    "LSQB": "[",
+    "RSQB": "]",
+    "COMMA": ",",
+    "COLON": ":",
+    "EQUAL": "=",
 }
 
 
@@ -332,17 +352,25 @@ def parse(text: str, *, file: str = "<text>") -> Module:
     try:
         with _LOCK:
             builder.scope = {}
-            return cast(Module, parser.parse(text))
+            return cast(Module, cast(Any, parser).parse(text))
     except UnexpectedInput as error:
-        wanted = sorted(_KINDS.get(t, t.lower()) for t in getattr(error, "expected", None) or getattr(error, "allowed", None) or ())
-        found = "this character" if isinstance(error, UnexpectedCharacters) else repr(str(getattr(error, "token", "the end")))
+        wanted = sorted(
+            _KINDS.get(t, t.lower()) for t in getattr(error, "expected", None) or getattr(error, "allowed", None) or ()
+        )
+        found = (
+            "this character"
+            if isinstance(error, UnexpectedCharacters)
+            else repr(str(getattr(error, "token", "the end")))
+        )
         if getattr(getattr(error, "token", None), "type", "") == "$END":
             found = "the end of the text"
         line, column = max(error.line, 1), max(error.column, 1)
-        raise ParseError(f"{found} where one of these belongs: {' '.join(wanted)}", file=file, line=line, column=column, source=text) from None
-    except (VisitError, _Bad) as error:
+        raise ParseError(
+            f"{found} where one of these belongs: {' '.join(wanted)}", file=file, line=line, column=column, source=text
+        ) from None
+    except (VisitError, _MistakeError) as error:
         bad = error.orig_exc if isinstance(error, VisitError) else error
-        if not isinstance(bad, _Bad):
+        if not isinstance(bad, _MistakeError):
             raise bad from None
         line, column = getattr(bad.token, "line", 1) or 1, getattr(bad.token, "column", 1) or 1
         raise ParseError(bad.message, file=file, line=line, column=column, source=text) from None

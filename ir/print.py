@@ -123,7 +123,9 @@ def _type(value: Value, names: Names) -> str:
 
 def _location(places: tuple[Location, ...], base: str | None) -> str:
     def one(place: Location) -> str:
-        file = os.path.relpath(place.file, base).replace(os.sep, "/") if base and os.path.isabs(place.file) else place.file
+        file = (
+            os.path.relpath(place.file, base).replace(os.sep, "/") if base and os.path.isabs(place.file) else place.file
+        )
         return f"{json.dumps(file)}:{place.line}" + (f" in {json.dumps(place.module)}" if place.module else "")
 
     return f" loc({', '.join(one(p) for p in places)})" if places else ""

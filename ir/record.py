@@ -6,7 +6,7 @@ appends an instruction; the eager tape, a subclass elsewhere, also computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -74,7 +74,7 @@ def current_frame() -> Frame | None:
 
 
 @contextmanager
-def frame(new: Frame) -> Iterator[Frame]:
+def frame(new: Frame) -> Generator[Frame]:
     """Make a frame the active one."""
     token = _FRAME.set(new)
     try:
@@ -129,8 +129,13 @@ class GraphBuilder:
         self.instructions.append(instruction)
         return instruction.results
 
-    def function(self, name: str, arguments: list[tuple[Value, str | None]], results: list[tuple[Value, Mark | None]],
-                 attrs: dict[str, Any] | None = None) -> Function:
+    def function(
+        self,
+        name: str,
+        arguments: list[tuple[Value, str | None]],
+        results: list[tuple[Value, Mark | None]],
+        attrs: dict[str, Any] | None = None,
+    ) -> Function:
         """What was recorded as a function, with the arguments in the given order."""
         return Function(
             name,
@@ -144,7 +149,7 @@ class GraphBuilder:
 
 
 @contextmanager
-def located(recorder: Recorder, at: tuple[Location, ...] | None) -> Iterator[None]:
+def located(recorder: Recorder, at: tuple[Location, ...] | None) -> Generator[None]:
     """Everything recorded inside gets the location ``at``; None leaves it to the caller's line."""
     before, recorder.at = recorder.at, at if at is not None else recorder.at
     try:
@@ -160,7 +165,9 @@ def draw_key(build: Any) -> Value:
     """
     active = current_frame()
     if active is None or active.key is None:
-        raise TraceError("a random op was met outside a runtime\n  remedy: run it through tp.Runtime, or pass key=", here())
+        raise TraceError(
+            "a random op was met outside a runtime\n  remedy: run it through tp.Runtime, or pass key=", here()
+        )
     path = active.module
     number = active.draws.get(path, 0)
     active.draws[path] = number + 1

@@ -70,9 +70,7 @@ u64 = _dtype("u64", "u", 64, np.uint64)
 bool_ = _dtype("bool", "b", 8, np.bool_)
 key = _dtype("key", "k", 64, np.uint32)  # an array of keys has one more axis: two words each
 
-DTYPES: dict[str, DType] = {
-    d.name: d for d in (f16, bf16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64, bool_, key)
-}
+DTYPES: dict[str, DType] = {d.name: d for d in (f16, bf16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64, bool_, key)}
 _FROM_NUMPY: dict[np.dtype[Any], DType] = {d.numpy: d for d in DTYPES.values() if d is not key}
 _SPELLINGS = {"float": f64, "float64": f64, "float32": f32, "float16": f16, "bfloat16": bf16}
 

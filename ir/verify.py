@@ -29,10 +29,14 @@ def _refuse_cycles(module: Module) -> None:
             if state.get(name) == 2:
                 continue
             if state.get(name) == 1:
-                raise VerifyError(f"function @{name} reaches itself through its kernels\n  rule: functions do not recurse")
+                raise VerifyError(
+                    f"function @{name} reaches itself through its kernels\n  rule: functions do not recurse"
+                )
             state[name] = 1
             stack.append((name, True))
-            stack.extend((symbol, False) for symbol in sorted(module.functions[name].symbols()) if state.get(symbol) != 2)
+            stack.extend(
+                (symbol, False) for symbol in sorted(module.functions[name].symbols()) if state.get(symbol) != 2
+            )
 
 
 def verify_function(function: Function, module: Module | None = None) -> None:

@@ -178,7 +178,11 @@ class BroadcastLeading(Rewrite):
     def refuse(self, match: Match) -> str | None:
         shape, wide = match["x"].type.shape, match["s"]
         added = len(wide) - len(shape)
-        return None if added >= 0 and wide == (1,) * added + shape else "the reshape does more than add leading axes of size 1"
+        return (
+            None
+            if added >= 0 and wide == (1,) * added + shape
+            else "the reshape does more than add leading axes of size 1"
+        )
 
     def after(self, build: Any, x: Value, t: Any, **_: Any) -> Value:
         return build.broadcast_to(x, shape=t)

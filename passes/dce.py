@@ -24,11 +24,11 @@ def _sweep(function: Function, context: Context) -> bool:
 def _dce(module: Module, context: Context) -> bool:
     """Ops nobody uses go away, and kernels that no op names."""
     named = set[str]().union(*[f.symbols() for f in module])
-    changed = any([_sweep(f, context) for f in module])
+    swept = [_sweep(f, context) for f in module]
     dead = named - set[str]().union(*[f.symbols() for f in module])
     for name in dead:
         del module.functions[name]
-    return changed or bool(dead)
+    return any(swept) or bool(dead)
 
 
 dce = Pass("dce", _dce)

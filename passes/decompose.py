@@ -19,8 +19,7 @@ def _decompose(function: Function, context: Context) -> bool:
     def visit(build: Builder, i: Instruction) -> Sequence[Value] | None:
         if not isinstance(i.op, Composite) or not context.spend("decompose", i):
             return None
-        results = i.op.decompose(build, *i.operands, **i.attrs)
-        return results if isinstance(results, tuple) else (results,)
+        return i.op.expand(build, i.operands, i.attrs)
 
     changed = False
     while sweep(function, visit):

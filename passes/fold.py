@@ -21,6 +21,7 @@ from .rewrite import sweep
 
 def _fold(function: Function, context: Context) -> bool:
     """Ops on constants become constants."""
+
     def visit(build: Builder, i: Instruction) -> Sequence[Value] | None:
         evaluate = context.evaluate
         if evaluate is None or not i.operands or len(i.results) != 1 or isinstance(i.op, (Composite, Control)):

@@ -30,7 +30,9 @@ class Group:
     """Parameters of one dtype with the same slots, and for each of ``param`` and the slots their new values."""
 
     parameters: list[Value] = field(default_factory=list[Value])
-    columns: dict[str, list[int]] = field(default_factory=dict[str, list[int]])  # positions among the function's results
+    columns: dict[str, list[int]] = field(
+        default_factory=dict[str, list[int]]
+    )  # positions among the function's results
 
 
 def _groups(function: Function) -> list[Group]:
@@ -159,7 +161,9 @@ def _fuse_group(module: Module, function: Function, group: Group, context: Conte
     if not rule.ops or not context.spend("fuse update", function.instructions[-1]):
         return False
     name = f"k{sum(f.name[:1] == 'k' and f.name[1:].isdigit() for f in module)}"
-    kernel = rule.kernel.function(name, [(v, None) for v in rule.kernel.arguments], [(v, None) for v in results], {"class": "update"})
+    kernel = rule.kernel.function(
+        name, [(v, None) for v in rule.kernel.arguments], [(v, None) for v in results], {"class": "update"}
+    )
     module.add(kernel)
     recorder = GraphBuilder()
     recorder.at = at = tuple(rule.locations)

@@ -125,7 +125,8 @@ def per_function(run: Callable[..., Any]) -> Callable[[Module, Context], bool]:
     """A module pass from one over functions, ``run(function, context) -> changed``."""
 
     def over(module: Module, context: Context) -> bool:
-        return any([run(f, context) for f in list(module)])
+        changes = [run(f, context) for f in list(module)]
+        return any(changes)
 
     over.__doc__ = run.__doc__
     return over

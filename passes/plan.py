@@ -49,7 +49,9 @@ def state_layout(types: Mapping[str, TensorType]) -> dict[str, StateSlot]:
 
 def needs_rows(i: Instruction) -> bool:
     """Whether an instruction reads its operands as row-major contiguous."""
-    return isinstance(i.op, (Reduce, Contract, Scatter, Gather)) or (isinstance(i.op, Elementwise) and i.op.rounding == "pinned")
+    return isinstance(i.op, (Reduce, Contract, Scatter, Gather)) or (
+        isinstance(i.op, Elementwise) and i.op.rounding == "pinned"
+    )
 
 
 class Arena:
@@ -101,7 +103,9 @@ class Planner:
         self.layouts: dict[Value, Layout] = {}
         self.users: dict[Value, list[Instruction]] = {}
         self.last: dict[Value, int] = {}
-        self.inside: dict[Value, tuple[Value, int]] = {}  # part -> (the joined value it is written into, elements before it)
+        self.inside: dict[
+            Value, tuple[Value, int]
+        ] = {}  # part -> (the joined value it is written into, elements before it)
         self.moved: dict[Value, Value] = {}  # result written in place -> the memory it is written to
         self.constants: set[Value] = set()
         self.states = {v for v, _ in function.state()}
@@ -135,7 +139,9 @@ class Planner:
             o = i.operands[0]
             layout = i.op.layout(self.layouts[o], **i.attrs)
             result = i.results[0]
-            if layout is not None and (layout.is_contiguous or not any(needs_rows(u) for u in self.users.get(result, ()))):
+            if layout is not None and (
+                layout.is_contiguous or not any(needs_rows(u) for u in self.users.get(result, ()))
+            ):
                 self.roots[result], self.layouts[result] = self.roots[o], layout
                 if o in self.constants:
                     self.constants.add(result)
@@ -159,8 +165,18 @@ class Planner:
                 continue
             for (part, pad), start in zip(parts, starts, strict=True):
                 root = self.roots[part]
-                free = root not in self.constants and root not in self.states and root.owner is not None and root not in self.inside
-                if free and root.type.size == part.type.size and self.layouts[part].is_contiguous and root.place is None:
+                free = (
+                    root not in self.constants
+                    and root not in self.states
+                    and root.owner is not None
+                    and root not in self.inside
+                )
+                if (
+                    free
+                    and root.type.size == part.type.size
+                    and self.layouts[part].is_contiguous
+                    and root.place is None
+                ):
                     self.inside[root] = (i.result, start)
                     if pad is not None:
                         self.inside[pad] = (i.result, start)
@@ -277,7 +293,11 @@ class Planner:
             memory = self._memory(o)
             if memory not in held or self.roots[o] in self.inside or self.last.get(memory) != n:
                 continue
-            if o.type.size != r.type.size or o.type.dtype.bits != r.type.dtype.bits or o.type.nbytes != memory.type.nbytes:
+            if (
+                o.type.size != r.type.size
+                or o.type.dtype.bits != r.type.dtype.bits
+                or o.type.nbytes != memory.type.nbytes
+            ):
                 continue
             if not self.layouts[o].is_contiguous or any(v is not o and self._memory(v) is memory for v in i.operands):
                 continue
@@ -287,7 +307,7 @@ class Planner:
 
 def _plan(function: Function, context: Context) -> bool:
     """Every value gets a place: an arena offset, an alias of its operand, or a state buffer."""
-    if any(role is None for role in function.roles) or not function.instructions and not function.arguments:
+    if any(role is None for role in function.roles) or (not function.instructions and not function.arguments):
         return False
     Planner(function).run()
     return True

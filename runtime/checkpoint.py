@@ -22,7 +22,10 @@ METADATA = "tapeir"
 def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
     """Write arrays and metadata; the file appears whole or not at all.  Raises ``CheckpointError``."""
     target = Path(path)
-    data = save({n: np.ascontiguousarray(a).reshape(a.shape) for n, a in arrays.items()}, {METADATA: json.dumps(metadata, sort_keys=True)})
+    data = save(
+        {n: np.ascontiguousarray(a).reshape(a.shape) for n, a in arrays.items()},
+        {METADATA: json.dumps(metadata, sort_keys=True)},
+    )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -42,9 +45,11 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: M
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
     """Arrays and metadata of a file (empty metadata for a plain safetensors file).  Raises ``CheckpointError``."""
     try:
-        with safe_open(str(path), framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+        opened: Any = safe_open(str(path), framework="numpy")
+        with opened as file:
+            arrays: dict[str, Array] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            stored: dict[str, str] = file.metadata() or {}
+            metadata: Any = json.loads(stored.get(METADATA, "{}"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is not there") from None
     except (SafetensorError, OSError, ValueError) as error:

@@ -42,7 +42,11 @@ def entry(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _choice(flag: str, value: Any, known: Sequence[str]) -> None:
     if value is not None and value not in known:
-        raise UsageError(f"{flag} {value}: it is {', '.join(known[:-1])} or {known[-1]}" if len(known) > 1 else f"{flag} {value}: it is {known[0]}")
+        raise UsageError(
+            f"{flag} {value}: it is {', '.join(known[:-1])} or {known[-1]}"
+            if len(known) > 1
+            else f"{flag} {value}: it is {known[0]}"
+        )
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -97,7 +101,9 @@ def open_model(path: Path, arguments: Sequence[str]) -> ModelFile:
 
 
 @entry
-def run(path: Path, flags: Mapping[str, Any], save: Path | None = None, as_json: bool = False, arguments: Sequence[str] = ()) -> None:
+def run(
+    path: Path, flags: Mapping[str, Any], save: Path | None = None, as_json: bool = False, arguments: Sequence[str] = ()
+) -> None:
     """Train a model file, print the test evaluation, and call its ``report``."""
     file = open_model(path, arguments)
     config, options = settings(file.config, file.options, flags)
@@ -107,10 +113,15 @@ def run(path: Path, flags: Mapping[str, Any], save: Path | None = None, as_json:
     runtime = advanced.runtime
     count = sum(a.size for a in runtime.params.values())
     if not as_json:
-        print(f"{file.stem}: {count:,} parameters, {runtime.dtype}, backend {config.backend}, device {config.device}, seed {config.seed}", flush=True)
+        print(
+            f"{file.stem}: {count:,} parameters, {runtime.dtype}, backend {config.backend}, device {config.device}, seed {config.seed}",
+            flush=True,
+        )
     data = file.data()
     if data is None:
-        raise IRError(f"{path} has no module-level name 'data'\n  remedy: data = tp.data.arrays(inputs, targets), or a function that returns it")
+        raise IRError(
+            f"{path} has no module-level name 'data'\n  remedy: data = tp.data.arrays(inputs, targets), or a function that returns it"
+        )
     train, test = data
     trained = advanced.train(train, options)
     report = trained.report
@@ -181,7 +192,12 @@ def dump(path: Path, request: DumpRequest, flags: Mapping[str, Any], arguments: 
         module = lower(module, stage, after_all=request.after_all)
     if request.stage == "program":
         function = next(iter(module))
-        return base.compile_module(base.get("compiled"), Module(file.stem, [function_of(setting, request.entry, request.mode, types)]), function.name, "cpu").source
+        return base.compile_module(
+            base.get("compiled"),
+            Module(file.stem, [function_of(setting, request.entry, request.mode, types)]),
+            function.name,
+            "cpu",
+        ).source
     return print_module(module, locations=request.locations, base=base_folder)
 
 
@@ -232,11 +248,20 @@ def opt(path: Path, request: OptRequest, report: Callable[[str], None]) -> str:
     if request.why is not None:
         why = _watch(module, request.why, report)
     manager = PassManager(
-        PASSES, verify_each=request.verify_each, after_all=request.after_all, fuel=request.fuel, evaluate=run_instruction, why=why
+        PASSES,
+        verify_each=request.verify_each,
+        after_all=request.after_all,
+        fuel=request.fuel,
+        evaluate=run_instruction,
+        why=why,
     )
     manager.run(module, request.passes)
     for record in manager.records:
-        change = f"{record.ops_before} -> {record.ops_after} ops, {record.rewrites} rewrites" if record.changed else "unchanged"
+        change = (
+            f"{record.ops_before} -> {record.ops_after} ops, {record.rewrites} rewrites"
+            if record.changed
+            else "unchanged"
+        )
         report(f"{record.name}: {record.seconds * 1e3:.2f} ms, {change}")
     return str(module)
 
@@ -293,8 +318,8 @@ def list_backends() -> None:
     for name in base.available():
         backend = base.get(name)
         devices = [f"{d}: {backend.unavailable(d) or 'available'}" for d in ("cpu", "cuda")]
-        rows.append((name, "; ".join([(type(backend).__doc__ or "").strip().split("\n")[0].replace("``", ""), *devices])))
+        rows.append(
+            (name, "; ".join([(type(backend).__doc__ or "").strip().split("\n")[0].replace("``", ""), *devices]))
+        )
     _table(rows)
     print(f"kernel table (cpu): NumPy; products by {kernels.blas().description}")
-
-

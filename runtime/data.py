@@ -34,10 +34,14 @@ class Dataset:
             raise DataError("a dataset needs at least one column")
         for n, column in enumerate(self.columns):
             if column.ndim == 0 or column.dtype.kind not in "fiub":
-                raise DataError(f"column {n} is {column.dtype} of shape {list(column.shape)}; columns are arrays of numbers with rows")
+                raise DataError(
+                    f"column {n} is {column.dtype} of shape {list(column.shape)}; columns are arrays of numbers with rows"
+                )
         lengths = {len(c) for c in self.columns}
         if len(lengths) > 1:
-            raise DataError(f"columns have {' and '.join(str(len(c)) for c in self.columns)} rows\n  rule: all have one length")
+            raise DataError(
+                f"columns have {' and '.join(str(len(c)) for c in self.columns)} rows\n  rule: all have one length"
+            )
 
     def __len__(self) -> int:
         return len(self.columns[0])
@@ -147,7 +151,11 @@ class Loader:
 
     def epoch(self, number: int, first: int = 0) -> Iterator[tuple[Array, ...]]:
         """The batches of an epoch, from the ``first``."""
-        order = permutation(len(self.dataset), self.seed, "shuffle", number) if self.shuffle else np.arange(len(self.dataset))
+        order = (
+            permutation(len(self.dataset), self.seed, "shuffle", number)
+            if self.shuffle
+            else np.arange(len(self.dataset))
+        )
         for n in range(first, len(self)):
             yield self.dataset[order[n * self.batch_size : (n + 1) * self.batch_size]]
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-
-
 from ..frontend.convert import as_value
 from ..frontend.nn import Buffer, Module, Objective, Parameter
 from ..frontend.nn.module import Declared
@@ -82,7 +80,8 @@ class Recording:
         name = self.setting.declared.names.get(id(declared))
         if name is None:
             raise TraceError(
-                f"{declared!r} is not an attribute of the model\n  remedy: declare it in __init__, as an attribute of a module", here()
+                f"{declared!r} is not an attribute of the model\n  remedy: declare it in __init__, as an attribute of a module",
+                here(),
             )
         return self.current[name]
 
@@ -101,7 +100,8 @@ class Recording:
         """The entry's random key: the seed's, folded with the step."""
         if self.entry_key is None:
             build = Builder(self.recorder)
-            self.entry_key = build.fold_in(self.argument("key", TensorType(key, ()), "input"), self.step())
+            made: Value = build.fold_in(self.argument("key", TensorType(key, ()), "input"), self.step())
+            self.entry_key = made
         return self.entry_key
 
     def ordered(self) -> list[tuple[Value, str | None]]:
@@ -117,8 +117,15 @@ class Recording:
         return [pair for _, pair in sorted(self.arguments.items(), key=rank)]
 
 
-def record(setting: Setting, entry: str, mode: str, batch: Sequence[tuple[TensorType, Array | None]], recorder: GraphBuilder,
-           arrays: Callable[[str], Array] | None = None, grads: bool = False) -> Function:
+def record(
+    setting: Setting,
+    entry: str,
+    mode: str,
+    batch: Sequence[tuple[TensorType, Array | None]],
+    recorder: GraphBuilder,
+    arrays: Callable[[str], Array] | None = None,
+    grads: bool = False,
+) -> Function:
     """Record an entry on a recorder and return it as a function (whose values hold arrays if the recorder is a tape).
 
     ``entry`` is ``forward``, ``loss`` or ``train_step``; ``grads`` adds the gradients of all parameters to the first two.
@@ -148,7 +155,10 @@ def record(setting: Setting, entry: str, mode: str, batch: Sequence[tuple[Tensor
         if has_target:
             loss = as_value(setting.objective.loss(outputs, Tensor(values[-1])))
             if loss.type.rank or not loss.type.dtype.floating:
-                raise ShapeError(f"objective {setting.objective.name} returned {loss.type}\n  rule: a loss is a floating scalar", here())
+                raise ShapeError(
+                    f"objective {setting.objective.name} returned {loss.type}\n  rule: a loss is a floating scalar",
+                    here(),
+                )
             results = [loss]
         else:
             results = [as_value(o) for o in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]  # pyright: ignore[reportUnknownVariableType]
@@ -168,13 +178,17 @@ def record(setting: Setting, entry: str, mode: str, batch: Sequence[tuple[Tensor
             else:
                 with located(recorder, ()):
                     r.results += [
-                        (build.splat(0.0, p.type) if g is None else g, Mark("grad", p)) for p, g in zip(parameters, found, strict=True)
+                        (build.splat(0.0, p.type) if g is None else g, Mark("grad", p))
+                        for p, g in zip(parameters, found, strict=True)
                     ]
     for name, (argument, _) in r.arguments.items():
         if name in updates and updates[name] is not argument:
             r.results.append((updates[name], Mark("update", argument)))
     order = {id(v): n for n, (v, _) in enumerate(r.ordered())}
-    marked = sorted((x for x in r.results if x[1] is not None and x[1].kind == "update"), key=lambda x: order[id(x[1].of)] if x[1] else 0)
+    marked = sorted(
+        (x for x in r.results if x[1] is not None and x[1].kind == "update"),
+        key=lambda x: order[id(x[1].of)] if x[1] else 0,
+    )
     r.results = [x for x in r.results if x[1] is None or x[1].kind != "update"] + marked
     name = entry if entry == "train_step" else f"{entry}_{mode}"
     return recorder.function(name, r.ordered(), r.results, {"mode": mode})
@@ -216,5 +230,3 @@ def state_types(setting: Setting) -> dict[str, TensorType]:
 def function_of(setting: Setting, entry: str, mode: str, types: Sequence[TensorType], grads: bool = False) -> Function:
     """The traced IR of an entry for a batch of the given types."""
     return record(setting, entry, mode, [(t, None) for t in types], GraphBuilder(), grads=grads)
-
-

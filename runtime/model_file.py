@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..frontend.nn import Module
 from ..ir import Location, TensorType
@@ -52,7 +52,9 @@ class ModelFile:
     def model(self) -> Module:
         """The model; raises ``ModelFileError`` where there is none."""
         if "model" not in self.names:
-            raise ModelFileError(f"{self.path} has no module-level name 'model'\n  remedy: model = nn.Sequential(...), or a function that returns one")
+            raise ModelFileError(
+                f"{self.path} has no module-level name 'model'\n  remedy: model = nn.Sequential(...), or a function that returns one"
+            )
         model = self.value("model")
         if not isinstance(model, Module):
             raise ModelFileError(f"{self.path}: model is {type(model).__name__}, not an nn.Module")
@@ -62,11 +64,15 @@ class ModelFile:
         """``(train, test)``, where test may be None; None where the file has no data."""
         if "data" not in self.names:
             return None
-        data = self.value("data")
-        pair: Any = data if isinstance(data, tuple) else (data, None)
+        data: Any = self.value("data")
+        pair: tuple[Any, ...] = (data, None)
+        if isinstance(data, tuple):
+            pair = cast(tuple[Any, ...], data)
         if len(pair) != 2 or not isinstance(pair[0], Dataset) or not isinstance(pair[1], (Dataset, type(None))):
-            raise ModelFileError(f"{self.path}: data is {type(data).__name__}, not a Dataset or a pair (train, test) of them")
-        return pair
+            raise ModelFileError(
+                f"{self.path}: data is {type(data).__name__}, not a Dataset or a pair (train, test) of them"
+            )
+        return pair[0], pair[1]
 
     def _typed(self, name: str, kind: type[Any]) -> Any:
         value = self.value(name)
@@ -91,7 +97,9 @@ class ModelFile:
             return list(inputs if isinstance(inputs, Sequence) else [inputs])  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
         pair = self.data() if data is None else data
         if pair is None:
-            raise ModelFileError(f"{self.path} has neither 'data' nor 'inputs'\n  remedy: inputs = (tp.f32[64, 10], tp.i64[64])")
+            raise ModelFileError(
+                f"{self.path} has neither 'data' nor 'inputs'\n  remedy: inputs = (tp.f32[64, 10], tp.i64[64])"
+            )
         dataset = pair[0] if isinstance(pair, tuple) else pair
         assert dataset is not None
         return list(dataset[:batch_size])
@@ -116,7 +124,9 @@ def load(path: str | Path, arguments: Sequence[str] = ()) -> ModelFile:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise ModelFileError(f"SyntaxError: {error.msg}", (Location(error.filename or str(file), error.lineno or 1),)) from None
+        raise ModelFileError(
+            f"SyntaxError: {error.msg}", (Location(error.filename or str(file), error.lineno or 1),)
+        ) from None
     finally:
         sys.path.remove(str(file.parent))
     return ModelFile(file, vars(module))

@@ -31,7 +31,9 @@ class Reporter:
             self._task = self._bar.add_task("training", total=self.total)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -52,7 +54,11 @@ class RunLog:
             return
         target = Path(path)
         try:
-            kept = [line for line in target.read_text("utf-8").splitlines() if json.loads(line)["step"] <= first] if first and target.exists() else []
+            kept = (
+                [line for line in target.read_text("utf-8").splitlines() if json.loads(line)["step"] <= first]
+                if first and target.exists()
+                else []
+            )
             target.parent.mkdir(parents=True, exist_ok=True)
             self._file = target.open("w", encoding="utf-8")
         except (OSError, ValueError, KeyError, TypeError) as error:

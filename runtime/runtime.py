@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 from ..backends import Backend, Executable, State, get
 from ..backends.base import Bound, compile_module
 from ..backends.eager import Tape
+from ..frontend.convert import to_array
 from ..frontend.nn import Module, Objective, objective
 from ..frontend.optim import OPTIMIZERS, SGD, Optimizer
 from ..frontend.tensor import Tensor
@@ -145,7 +146,9 @@ class Runtime:
             raise ValueError(f"guard {guard!r} is not known; nonfinite, or None")
         chosen = get(backend)
         if self.setting.dtype not in (f32, f64):
-            raise BackendError(f"backend {backend!r} has no {self.setting.dtype} on {self.device!r}; float32 and float64 run on the CPU")
+            raise BackendError(
+                f"backend {backend!r} has no {self.setting.dtype} on {self.device!r}; float32 and float64 run on the CPU"
+            )
         reason = chosen.unavailable(self.device)
         if reason is not None:
             raise BackendError(f"backend {backend!r} cannot use device {self.device!r}: {reason}")
@@ -165,7 +168,11 @@ class Runtime:
             setting = replace(setting, optimizer=changes["optimizer"])
         if "objective" in changes:
             setting = replace(setting, objective=_objective(changes["objective"]))
-        self._choose(changes.get("backend", self.backend.name), changes.get("numerics", self.numerics), changes.get("guard", self.guard))
+        self._choose(
+            changes.get("backend", self.backend.name),
+            changes.get("numerics", self.numerics),
+            changes.get("guard", self.guard),
+        )
         self.setting = setting
         self.artifacts.clear()
         self._compiled.clear()
@@ -221,7 +228,7 @@ class Runtime:
 
     def _prepare(self, x: Any) -> Array:
         """Data at the boundary: floating arrays take the runtime's dtype, integers and bools keep theirs."""
-        array: Array = x if isinstance(x, np.ndarray) else np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
+        array = to_array(x)
         wanted = self.setting.dtype.numpy
         if array.dtype.kind == "f" and array.dtype != wanted:
             array = array.astype(wanted)
@@ -242,11 +249,19 @@ class Runtime:
         self.tape = Tape()
 
         function = self._record(entry, [np.array(a) for a in arrays], self.tape)
-        outputs = tuple(np.array(v.array) for v, m in zip(function.results, function.marks, strict=True) if m is None or m.kind == "grad")
+        outputs = tuple(
+            np.array(v.array)
+            for v, m in zip(function.results, function.marks, strict=True)
+            if m is None or m.kind == "grad"
+        )
         if self.guard and (error := nonfinite_error(function)):
             raise error
         if commit:
-            updates = {m.of.name or "": v.array for v, m in zip(function.results, function.marks, strict=True) if m and m.kind == "update"}
+            updates = {
+                m.of.name or "": v.array
+                for v, m in zip(function.results, function.marks, strict=True)
+                if m and m.kind == "update"
+            }
             self._state.load(updates)
         return outputs
 
@@ -256,7 +271,10 @@ class Runtime:
         if artifact is None:
             artifact = self._compiled[form] = self._compile(entry, tuple([type_of(a) for a in arrays]))
         outputs = artifact.call(*arrays, self._key) if artifact.takes_key else artifact.call(*arrays)
-        if self.guard and not (all(map(is_finite, outputs)) and all(is_finite(self._state.next(n)) for n in self._state.types if n not in artifact.unchanged)):
+        if self.guard and not (
+            all(map(is_finite, outputs))
+            and all(is_finite(self._state.next(n)) for n in self._state.types if n not in artifact.unchanged)
+        ):
             error = nonfinite_error(self._record(entry, arrays, Tape()))
             if error is not None:
                 raise error
@@ -271,7 +289,13 @@ class Runtime:
         self.artifacts[Key(entry, types, self.numerics, self.guard)] = executable
         updated = {m.of.name for m in function.marks if m is not None and m.kind == "update"}
         unchanged = tuple(n for n in self._state.types if n not in updated)
-        return Artifact(function, executable, executable.bind(self._state), any(v.name == "key" for v in function.inputs()), unchanged)
+        return Artifact(
+            function,
+            executable,
+            executable.bind(self._state),
+            any(v.name == "key" for v in function.inputs()),
+            unchanged,
+        )
 
     def module(self, *batch: Any) -> IRModule:
         """The traced IR of every entry for a batch (arrays or types; inputs, then target)."""
@@ -291,7 +315,7 @@ class Runtime:
         return self
 
     @contextmanager
-    def in_mode(self, mode: str) -> Iterator[Runtime]:
+    def in_mode(self, mode: str) -> Generator[Runtime]:
         """Inside the block the runtime is in ``mode``."""
         if mode not in ("train", "eval"):
             raise ValueError(f"mode {mode!r} is not known; train or eval")
@@ -344,10 +368,14 @@ class Runtime:
                 continue
             name = aliases.get(given, given)
             if name not in types:
-                raise CheckpointError(f"state {given!r} is not in the model; it has {', '.join(list(types)[:12])}{' ...' if len(types) > 12 else ''}")
+                raise CheckpointError(
+                    f"state {given!r} is not in the model; it has {', '.join(list(types)[:12])}{' ...' if len(types) > 12 else ''}"
+                )
             array, type_ = np.asarray(value), types[name]
             if array.shape != type_.shape:
-                raise CheckpointError(f"state {given!r} has shape {list(array.shape)}; the model's is {list(type_.shape)}")
+                raise CheckpointError(
+                    f"state {given!r} has shape {list(array.shape)}; the model's is {list(type_.shape)}"
+                )
             if (array.dtype.kind == "f") != type_.dtype.floating:
                 raise CheckpointError(f"state {given!r} is {array.dtype}; the model's is {type_.dtype}")
             if name in new and not np.array_equal(new[name], array):
@@ -372,12 +400,19 @@ class Runtime:
         """A runtime as ``save`` left it; ``overrides`` are arguments of ``Runtime`` (a function as objective must be one)."""
         arrays, metadata = checkpoint.read(path)
         if metadata.get("format") != FORMAT:
-            raise CheckpointError(f"{path} was not written by Runtime.save (format {metadata.get('format')}); use load_state for its arrays")
-        options = dict(metadata["optimizer"])
+            raise CheckpointError(
+                f"{path} was not written by Runtime.save (format {metadata.get('format')}); use load_state for its arrays"
+            )
+        options: dict[str, Any] = dict(metadata["optimizer"])
         kind = OPTIMIZERS.get(options.pop("name"))
-        saved: dict[str, Any] = {"dtype": metadata["dtype"], "seed": metadata["seed"], "objective": metadata["objective"]}
+        saved: dict[str, Any] = {
+            "dtype": metadata["dtype"],
+            "seed": metadata["seed"],
+            "objective": metadata["objective"],
+        }
         if kind is not None:
-            saved["optimizer"] = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})  # pyright: ignore[reportUnknownArgumentType]
+            fields: dict[str, Any] = {k: tuple(v) if k == "betas" else v for k, v in options.items()}
+            saved["optimizer"] = kind(**fields)
         runtime = cls(model, **{**saved, **overrides})
         runtime.load_state(arrays)
         return runtime

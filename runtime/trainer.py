@@ -195,7 +195,9 @@ class Advanced:
             raise CheckpointError(f"{path} was not written by a TapeIR run; use Runtime.load_state for its arrays")
         for name, now in (("seed", self.config.seed), ("dtype", self.runtime.dtype.name)):
             if metadata[name] != now:
-                raise CheckpointError(f"{path} was trained with {name} {metadata[name]}, and this run has {now}\n  remedy: give both one {name}")
+                raise CheckpointError(
+                    f"{path} was trained with {name} {metadata[name]}, and this run has {now}\n  remedy: give both one {name}"
+                )
         self.runtime.load_state(arrays)
 
     def train(self, data: Data, options: TrainOptions | None = None) -> Trained:
@@ -228,11 +230,17 @@ class Advanced:
                     losses = [losses[0] if losses else loss, loss]
                     reporter.step(step, loss)
                     if options.log is not None:
-                        log.write(step=step, loss=loss, lr=lr, seconds=time.perf_counter() - begin, memory=peak_memory())
+                        log.write(
+                            step=step, loss=loss, lr=lr, seconds=time.perf_counter() - begin, memory=peak_memory()
+                        )
                     self.notify("on_step", step, loss)
                     if step % len(loader) == 0:
                         self.notify("on_epoch_end", epoch)
-                    if options.checkpoint is not None and options.checkpoint_every and step % options.checkpoint_every == 0:
+                    if (
+                        options.checkpoint is not None
+                        and options.checkpoint_every
+                        and step % options.checkpoint_every == 0
+                    ):
                         self.runtime.save(options.checkpoint)
         finally:
             log.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -221,12 +220,12 @@ def indexed_samples(draw: Draw, name: str) -> Sample:
 # Random programs
 
 
-@dataclass
 class Program:
     """A module with one function ``@main`` and an array for each of its arguments."""
 
-    module: Module
-    arrays: tuple[Array, ...]
+    def __init__(self, module: Module, arrays: tuple[Array, ...]) -> None:
+        self.module = module
+        self.arrays = arrays
 
     def __repr__(self) -> str:
         return f"{self.module}\n{list(self.arrays)!r}"

@@ -155,12 +155,18 @@ class NumpyProgram(Executable):
             which = "state" if not made or place.of in self._reads(v) else "next"
             return Ref(f"{which} {slot.dtype.name}", slot.offset, v.type.dtype, Layout.contiguous(v.type.shape))
         base = self._refs[place.of]
-        assert isinstance(base, Ref) and v.owner is not None
+        assert isinstance(base, Ref)
+        assert v.owner is not None
         if isinstance(v.owner.op, View):
             layout = v.owner.op.layout(base.layout, **v.owner.attrs)
             assert layout is not None
             return base._replace(layout=layout)
-        return Ref(base.buffer, base.offset + base.layout.offset * base.dtype.numpy.itemsize, v.type.dtype, Layout.contiguous(v.type.shape))
+        return Ref(
+            base.buffer,
+            base.offset + base.layout.offset * base.dtype.numpy.itemsize,
+            v.type.dtype,
+            Layout.contiguous(v.type.shape),
+        )
 
     def _reads(self, v: Value) -> tuple[Value, ...]:
         """The state arguments whose current buffers a join of state leaves is."""
@@ -202,7 +208,12 @@ class NumpyProgram(Executable):
             dying = [a for a in dict.fromkeys(p.arguments) if last[a] == n and id(a) in temporary]
             if target is None:
                 target = next(
-                    (temporary.pop(id(a))._replace(dtype=p.result.dtype) for a in reversed(dying) if a.dtype.bits == p.result.dtype.bits), None
+                    (
+                        temporary.pop(id(a))._replace(dtype=p.result.dtype)
+                        for a in reversed(dying)
+                        if a.dtype.bits == p.result.dtype.bits
+                    ),
+                    None,
                 ) or self._scratch_for(pool, p.result.dtype, shape)
                 temporary[id(p.result)] = target
             self._call(p, target, shape, pool)
@@ -214,9 +225,7 @@ class NumpyProgram(Executable):
         for target, scalar in late:
             self._copy(target, scalar.code)
         for scalar, target in outs:
-            if id(scalar) not in made:
-                self._copy(target, scalar.code)
-            elif scalar.code != target and all(target is not t for t, _ in late):
+            if id(scalar) not in made or (scalar.code != target and all(target is not t for t, _ in late)):
                 self._copy(target, scalar.code)
 
     @staticmethod
@@ -224,7 +233,11 @@ class NumpyProgram(Executable):
         """Whether writing ``target`` at primitive ``n`` would destroy an operand that a later one reads."""
         for p in primitives[n + 1 :]:
             for a in p.arguments:
-                if isinstance(a.code, Ref) and (a.code.buffer, a.code.offset) == (target.buffer, target.offset) and id(a) not in temporary:
+                if (
+                    isinstance(a.code, Ref)
+                    and (a.code.buffer, a.code.offset) == (target.buffer, target.offset)
+                    and id(a) not in temporary
+                ):
                     return True
         return False
 
@@ -313,13 +326,17 @@ class NumpyProgram(Executable):
             walk = op.walk(tuple([o.type for o in i.operands]), **i.attrs)
             positions = self._positions(walk, i.operands[1], pool, flat=True)
             out = self._result(i.result).shaped((i.result.type.size,))
-            self._line(f"scatter_add({self._var(part.shaped((i.operands[0].type.size,)))}, {positions}, {self._var(out)})")
+            self._line(
+                f"scatter_add({self._var(part.shaped((i.operands[0].type.size,)))}, {positions}, {self._var(out)})"
+            )
         elif isinstance(op, Random32):
             self._random(op, i, pool)
         elif isinstance(op, Key):
             data = op.data(**i.attrs)
             number = f"int({self._var(self._operand(i.operands[1]))})" if data is None else str(data)
-            self._line(f"{self._var(self._result(i.result))}[:] = fold_in({self._var(self._array(i.operands[0]))}, {number})")
+            self._line(
+                f"{self._var(self._result(i.result))}[:] = fold_in({self._var(self._array(i.operands[0]))}, {number})"
+            )
         elif isinstance(op, Control):
             self._control(op, i, pool)
         else:
@@ -354,7 +371,11 @@ class NumpyProgram(Executable):
         recorded = _Recorded()
         element = Scalar(operand.type.dtype, ref)
         if ref.dtype is i64:  # the range check reads negative numbers as large unsigned ones: a view serves
-            recorded.convert = lambda a, dtype: Scalar(u64, ref._replace(dtype=u64)) if a is element and dtype is u64 else ScalarBuilder.convert(recorded, a, dtype)  # type: ignore[method-assign]
+            recorded.convert = lambda a, dtype: (
+                Scalar(u64, ref._replace(dtype=u64))
+                if a is element and dtype is u64
+                else ScalarBuilder.convert(recorded, a, dtype)
+            )  # type: ignore[method-assign]
         holds = rule.condition(recorded, element, types, i.attrs)
         flag = self._scratch_for(pool, holds.dtype, operand.type.shape)
         self._emit(recorded.primitives, [(holds, flag)], operand.type.shape, pool)
@@ -383,7 +404,13 @@ class NumpyProgram(Executable):
         out = self._result(i.result).shaped((sizes[0], sizes[2]))
         a, b = self._var(ref.shaped(sizes)), self._var(out)
         if op.combine == "sum":
-            dtype = "None" if i.result.type.dtype.bits >= 32 and i.result.type.dtype is not u32 and i.result.type.dtype.name != "i32" else f"{b}.dtype"
+            dtype = (
+                "None"
+                if i.result.type.dtype.bits >= 32
+                and i.result.type.dtype is not u32
+                and i.result.type.dtype.name != "i32"
+                else f"{b}.dtype"
+            )
             self._line(f"sum_({a}, 1, {dtype}, {b})")
         elif op.combine == "argmax":
             self._line(f"argmax({a}, 1, {b})")
@@ -397,12 +424,16 @@ class NumpyProgram(Executable):
                 return ref
             shape, strides = ref.layout.shape, ref.layout.strides
             swap = (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
-            return ref._replace(layout=Layout(tuple(shape[a] for a in swap), tuple(strides[a] for a in swap), ref.layout.offset))
+            return ref._replace(
+                layout=Layout(tuple(shape[a] for a in swap), tuple(strides[a] for a in swap), ref.layout.offset)
+            )
 
         a, b = (side(o, i.attrs[flag]) for o, flag in zip(i.operands, op.transposes, strict=True))
         (m, k), n = a.layout.shape[-2:], b.layout.shape[-1]
         blocked = len(a.layout.shape) == 2 and kernels.is_blocked(m, k, n, 1, a.dtype.floating)
-        self._line(f"{'contract' if blocked else 'matmul'}({self._var(a)}, {self._var(b)}, {self._var(self._result(i.result))})")
+        self._line(
+            f"{'contract' if blocked else 'matmul'}({self._var(a)}, {self._var(b)}, {self._var(self._result(i.result))})"
+        )
 
     def _join(self, op: Join, i: Instruction) -> None:
         out = self._result(i.result)
@@ -438,7 +469,9 @@ class NumpyProgram(Executable):
         base = np.arange(walk.outer)[:, None, None] * (walk.size * walk.inner) + np.arange(walk.inner)
         ref = self._rows(index, pool).shaped((1, walk.count, 1) if walk.shared else shape)
         out = self._scratch_for(pool, i64, shape)
-        self._line(f"flat_index({self._var(ref)}, {self._var(self._constant(base, i64))}, {walk.inner}, {self._var(out)})")
+        self._line(
+            f"flat_index({self._var(ref)}, {self._var(self._constant(base, i64))}, {walk.inner}, {self._var(out)})"
+        )
         return self._var(out.shaped((walk.outer * walk.count * walk.inner,)) if flat else out)
 
     def _random(self, op: Random32, i: Instruction, pool: Arena) -> None:
@@ -494,7 +527,9 @@ class NumpyProgram(Executable):
             ref = self._refs[v]
             if mark is not None and mark.kind == "update":
                 slot = self._slots[mark.of.name or ""]
-                self._copy(Ref(f"next {slot.dtype.name}", slot.offset, v.type.dtype, Layout.contiguous(v.type.shape)), ref)
+                self._copy(
+                    Ref(f"next {slot.dtype.name}", slot.offset, v.type.dtype, Layout.contiguous(v.type.shape)), ref
+                )
             else:
                 outputs.append(f"{self._var(self._full(ref, v.type.shape))}.copy()")
         self._line(f"return ({', '.join(outputs)}{',' if len(outputs) == 1 else ''})")
@@ -504,7 +539,19 @@ class NumpyProgram(Executable):
         inner = [f"    {line}" for line in (*imported, *self._setup)]
         body = [f"        {line}" for line in self._body]
         self.source = "\n".join(
-            [head, "", "", "def program(view, number, fail, calls):", *inner, "", f"    def run({', '.join(parameters)}):", *body, "", "    return run", ""]
+            [
+                head,
+                "",
+                "",
+                "def program(view, number, fail, calls):",
+                *inner,
+                "",
+                f"    def run({', '.join(parameters)}):",
+                *body,
+                "",
+                "    return run",
+                "",
+            ]
         )
 
     def _instantiate(self, state: State | None, which: int) -> Callable[..., tuple[Array, ...]]:
@@ -512,8 +559,8 @@ class NumpyProgram(Executable):
         buffers: dict[str, Array] = {"arena": self._arena, "scratch": self._scratch}
         buffers.update({f"constant {n}": c.reshape(-1).view(np.uint8) for n, c in enumerate(self._constants)})
         if state is not None:
-            for side, number in (("state", which), ("next", 1 - which)):
-                buffers.update({f"{side} {d.name}": b for d, b in state.buffers[number].items()})
+            for side, chosen in (("state", which), ("next", 1 - which)):
+                buffers.update({f"{side} {d.name}": b for d, b in state.buffers[chosen].items()})
 
         def view(buffer: str, offset: int, dtype: str, shape: Shape, strides: Shape) -> Array:
             kind = DTYPES[dtype].numpy
@@ -550,7 +597,8 @@ class NumpyProgram(Executable):
                 np.copyto(self._state[v.name or ""], array)
         outputs = iter(self._call_bound(*inputs))
         return tuple(
-            np.array(self._state.next(m.of.name or "")) if m is not None and m.kind == "update" else next(outputs) for m in f.marks
+            np.array(self._state.next(m.of.name or "")) if m is not None and m.kind == "update" else next(outputs)
+            for m in f.marks
         )
 
 

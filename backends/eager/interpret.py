@@ -48,8 +48,14 @@ def check(op: Op, types: tuple[TensorType, ...], attrs: Mapping[str, Any], array
         raise rule.error(rule.message(bad, types, attrs))
 
 
-def execute(op: Op, types: tuple[TensorType, ...], attrs: Mapping[str, Any], arrays: Sequence[Array],
-            result: TensorType, module: Module | None = None) -> tuple[Array, ...]:
+def execute(
+    op: Op,
+    types: tuple[TensorType, ...],
+    attrs: Mapping[str, Any],
+    arrays: Sequence[Array],
+    result: TensorType,
+    module: Module | None = None,
+) -> tuple[Array, ...]:
     """The results of one op on arrays; ``result`` is the (first) result's type.
 
     Pinned ops go through the kernel table; the others have one possible answer.
@@ -59,6 +65,7 @@ def execute(op: Op, types: tuple[TensorType, ...], attrs: Mapping[str, Any], arr
         return run(body, arrays)
     check(op, types, attrs, arrays)
     if isinstance(op, Control):
+
         def call(symbol: str, *operands: Array) -> tuple[Array, ...]:
             assert module is not None
             return run(module[symbol], operands, module)

@@ -27,7 +27,9 @@ class Tape(GraphBuilder):
     def __init__(self) -> None:
         super().__init__()
         self.read_by: list[tuple[Location, ...]] = []
-        self.layout: tuple[str, list[tuple[Value, str | None]], list[tuple[Value, Mark | None]], dict[str, Any]] | None = None
+        self.layout: (
+            tuple[str, list[tuple[Value, str | None]], list[tuple[Value, Mark | None]], dict[str, Any]] | None
+        ) = None
 
     @property
     def data_dependent(self) -> bool:
@@ -63,15 +65,19 @@ class Tape(GraphBuilder):
         scratch.instructions = list(self.instructions)
         one = Builder(scratch).splat(1.0, of.type)
         found = reverse(scratch, list(self.instructions), [of], [one], inputs)
-        return {v.name or f"arg{n}": np.zeros(v.type.shape, v.type.dtype.numpy) if g is None else np.array(g.array)
-                for n, (v, g) in enumerate(zip(inputs, found, strict=True))}
+        return {
+            v.name or f"arg{n}": np.zeros(v.type.shape, v.type.dtype.numpy) if g is None else np.array(g.array)
+            for n, (v, g) in enumerate(zip(inputs, found, strict=True))
+        }
 
     def to_ir(self) -> Function:
         """The tape as a function: of the runtime's entry if it recorded one, else of its arguments and last result."""
         if self.layout is not None:
             name, arguments, results, attrs = self.layout
             return self.function(name, arguments, results, attrs)
-        last = [(r, None) for r in self.instructions[-1].results] if self.instructions else []
+        last: list[tuple[Value, Mark | None]] = (
+            [(r, None) for r in self.instructions[-1].results] if self.instructions else []
+        )
         return self.function("tape", [(v, "input") for v in self.arguments], last)
 
     def __str__(self) -> str:

@@ -39,8 +39,7 @@ class Linear(Module):
         self.bias = Parameter(out_features, init.Uniform(-bound, bound)) if bias else None
 
     def forward(self, x: Any) -> Any:
-        y = ops.matmul(x, ops.matrix_transpose(self.weight))
-        return y if self.bias is None else y + self.bias
+        return ops.linear(x, self.weight, self.bias)
 
 
 class ReLU(Module):
@@ -96,7 +95,13 @@ class Dropout(Module):
 class LayerNorm(Module):
     """Normalisation over the last axes, then ``* weight + bias`` of shape ``normalized_shape``."""
 
-    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True) -> None:
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+    ) -> None:
         self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.eps = eps
         self.weight = Parameter(self.normalized_shape, 1.0) if elementwise_affine else None
@@ -123,13 +128,18 @@ class BatchNorm1d(Module):
     def forward(self, x: Any) -> Any:
         type_ = as_value(x).type
         if type_.rank not in (2, 3) or type_.shape[1] != self.num_features:
-            raise ShapeError(f"BatchNorm1d({self.num_features}) of {type_}\n  rule: [N, {self.num_features}] or [N, {self.num_features}, L]", here())
+            raise ShapeError(
+                f"BatchNorm1d({self.num_features}) of {type_}\n  rule: [N, {self.num_features}] or [N, {self.num_features}, L]",
+                here(),
+            )
         channel = (1, self.num_features, *[1] * (type_.rank - 2))
         axes = tuple(a for a in range(type_.rank) if a != 1)
         if self.training:
             count = type_.size // max(self.num_features, 1)
             if count < 2:
-                raise ShapeError(f"BatchNorm1d of {type_} in train mode\n  rule: more than one value per channel", here())
+                raise ShapeError(
+                    f"BatchNorm1d of {type_} in train mode\n  rule: more than one value per channel", here()
+                )
             mean, variance = ops.mean(x, axes), ops.var(x, axes)
             unbiased = variance * (count / (count - 1))
             self.running_mean.assign(self.running_mean * (1 - self.momentum) + mean * self.momentum)

@@ -54,10 +54,14 @@ class Buffer(Declared):
         """
         active = current_frame()
         if active is None or active.state is None:
-            raise TraceError("a buffer is assigned outside a runtime\n  remedy: call the module through tp.Runtime", here())
+            raise TraceError(
+                "a buffer is assigned outside a runtime\n  remedy: call the module through tp.Runtime", here()
+            )
         new = as_value(value)
         if new.type.shape != self.shape:
-            raise ShapeError(f"assign of {new.type} to a buffer of shape {list(self.shape)}\n  rule: shapes are equal", here())
+            raise ShapeError(
+                f"assign of {new.type} to a buffer of shape {list(self.shape)}\n  rule: shapes are equal", here()
+            )
         old = active.state.read(self)
         active.state.assign(self, cast(new, old.type.dtype))
 
@@ -94,7 +98,10 @@ class Module:
         """Whether the active frame is in train mode; raises ``TraceError`` outside one."""
         active = current_frame()
         if active is None or active.mode is None:
-            raise TraceError("training is a property of a run, not of the module\n  remedy: call the module through tp.Runtime", here())
+            raise TraceError(
+                "training is a property of a run, not of the module\n  remedy: call the module through tp.Runtime",
+                here(),
+            )
         return active.mode == "train"
 
     def children(self) -> Iterator[tuple[str, Any]]:

@@ -35,7 +35,9 @@ class Matmul(Contract):
         m, k = a.shape[-2:][::-1] if transpose_a else a.shape[-2:]
         k2, n = b.shape[-2:][::-1] if transpose_b else b.shape[-2:]
         if k != k2:
-            flags = " with " + " and ".join(f for f, on in (("transpose_a", transpose_a), ("transpose_b", transpose_b)) if on)
+            flags = " with " + " and ".join(
+                f for f, on in (("transpose_a", transpose_a), ("transpose_b", transpose_b)) if on
+            )
             raise ShapeError(
                 f"inner sizes {k} and {k2} differ in {a} @ {b}{flags if transpose_a or transpose_b else ''}\n"
                 "  rule: the left operand's columns are the right operand's rows"
@@ -45,7 +47,9 @@ class Matmul(Contract):
     def eval(self, xp: Any, a: Array, b: Array, *, transpose_a: bool, transpose_b: bool) -> Array:
         return xp.matmul(a.swapaxes(-1, -2) if transpose_a else a, b.swapaxes(-1, -2) if transpose_b else b)
 
-    def vjp(self, build: Any, dy: Value, y: Value, a: Value, b: Value, *, transpose_a: bool, transpose_b: bool) -> Rules:
+    def vjp(
+        self, build: Any, dy: Value, y: Value, a: Value, b: Value, *, transpose_a: bool, transpose_b: bool
+    ) -> Rules:
         def left() -> Value:
             if transpose_a:
                 return build.matmul(b, dy, transpose_a=transpose_b, transpose_b=True)
@@ -58,7 +62,9 @@ class Matmul(Contract):
 
         return (left, right)
 
-    def jvp(self, build: Any, tangents: tuple[Value | None, ...], y: Value, a: Value, b: Value, **attrs: Any) -> Value | None:
+    def jvp(
+        self, build: Any, tangents: tuple[Value | None, ...], y: Value, a: Value, b: Value, **attrs: Any
+    ) -> Value | None:
         da, db = tangents
         terms = [build.matmul(da, b, **attrs)] if da is not None else []
         if db is not None:
@@ -66,11 +72,22 @@ class Matmul(Contract):
         return build.add(*terms) if len(terms) == 2 else terms[0] if terms else None
 
     def samples(self, random: Random) -> Iterable[Sample]:
-        for batch, m, k, n in (((), 2, 3, 4), ((), 1, 5, 1), ((), 1, 3, 4), ((), 4, 3, 1), ((2,), 3, 2, 3), ((), 2, 0, 3), ((), 0, 2, 3), ((2, 1), 1, 1, 1)):
+        for batch, m, k, n in (
+            ((), 2, 3, 4),
+            ((), 1, 5, 1),
+            ((), 1, 3, 4),
+            ((), 4, 3, 1),
+            ((2,), 3, 2, 3),
+            ((), 2, 0, 3),
+            ((), 0, 2, 3),
+            ((2, 1), 1, 1, 1),
+        ):
             for ta in (False, True):
                 for tb in (False, True):
                     a = random.uniform(-2, 2, (*batch, k, m) if ta else (*batch, m, k))
                     b = random.uniform(-2, 2, (*batch, n, k) if tb else (*batch, k, n))
                     for d in (f64, f32, i64):
-                        pair = tuple(np.round(x * 3).astype(d.numpy) if d.integer else x.astype(d.numpy) for x in (a, b))
+                        pair = tuple(
+                            np.round(x * 3).astype(d.numpy) if d.integer else x.astype(d.numpy) for x in (a, b)
+                        )
                         yield Sample(pair, {"transpose_a": ta, "transpose_b": tb}, d is f64)

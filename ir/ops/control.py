@@ -23,7 +23,9 @@ class Fused(Control):
     def infer(self, *types: TensorType, kernel: Function) -> tuple[TensorType, ...]:
         wanted = tuple(a.type for a in kernel.arguments)
         if types != wanted:
-            raise VerifyError(f"fused @{kernel.name} takes ({', '.join(map(str, wanted))}), not ({', '.join(map(str, types))})")
+            raise VerifyError(
+                f"fused @{kernel.name} takes ({', '.join(map(str, wanted))}), not ({', '.join(map(str, types))})"
+            )
         return tuple(r.type for r in kernel.results)
 
     def eval(self, xp: Any, *operands: Array, call: Callable[..., tuple[Array, ...]], kernel: str) -> tuple[Array, ...]:

@@ -483,7 +483,14 @@ class Comparison(Elementwise):
     family = "elementwise"
 
     def eval(self, xp: Any, a: Array, b: Array) -> Array:
-        function = {"eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal"}
+        function = {
+            "eq": "equal",
+            "ne": "not_equal",
+            "lt": "less",
+            "le": "less_equal",
+            "gt": "greater",
+            "ge": "greater_equal",
+        }
         return getattr(xp, function[self.name])(a, b)
 
     def scalar(self, s: ScalarBuilder, a: Scalar, b: Scalar) -> Scalar:
@@ -643,7 +650,9 @@ class Where(Elementwise):
         condition, a, b = types
         need_kind("the condition of where", condition, "b")
         if condition.shape != a.shape:
-            raise ShapeError(f"where of a condition {condition} and {a}\n  rule: operands have one shape; broadcast explicitly")
+            raise ShapeError(
+                f"where of a condition {condition} and {a}\n  rule: operands have one shape; broadcast explicitly"
+            )
         return super().infer(a, b)
 
     def eval(self, xp: Any, condition: Array, a: Array, b: Array) -> Array:
@@ -685,7 +694,9 @@ class Cast(Elementwise):
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, *, dtype: DType) -> Rules:
         return (lambda: build.cast(dy, dtype=x.type.dtype),)
 
-    def jvp(self, build: Any, tangents: tuple[Value | None, ...], y: Value, *operands: Value, **attrs: Any) -> Value | None:
+    def jvp(
+        self, build: Any, tangents: tuple[Value | None, ...], y: Value, *operands: Value, **attrs: Any
+    ) -> Value | None:
         return None if tangents[0] is None else build.cast(tangents[0], **attrs)
 
     def samples(self, random: Random) -> Iterable[Sample]:

@@ -5,7 +5,7 @@ Indices count from 0 and are never negative; one outside its axis raises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,15 @@ from ..types import Array, TensorType, u64
 Rules = tuple[Callable[[], Value] | None, ...]
 
 
-def _size(types: tuple[TensorType, ...], attrs: dict[str, Any]) -> int:
-    return attrs["size"] if "size" in attrs else types[0].shape[attrs["axis"]]
+def _size(types: tuple[TensorType, ...], attrs: Mapping[str, Any]) -> int:
+    return int(attrs["size"]) if "size" in attrs else types[0].shape[int(attrs["axis"])]
 
 
-def _inside(s: ScalarBuilder, index: Scalar, types: tuple[TensorType, ...], attrs: dict[str, Any]) -> Scalar:
+def _inside(s: ScalarBuilder, index: Scalar, types: tuple[TensorType, ...], attrs: Mapping[str, Any]) -> Scalar:
     return s.compare("lt", s.convert(index, u64), s.constant(_size(types, attrs), u64))
 
 
-def _message(bad: Any, types: tuple[TensorType, ...], attrs: dict[str, Any]) -> str:
+def _message(bad: Any, types: tuple[TensorType, ...], attrs: Mapping[str, Any]) -> str:
     size = _size(types, attrs)
     return f"index {bad} is out of range for an axis of size {size}\n  rule: 0 <= index < {size}"
 
@@ -79,13 +79,24 @@ class Take(Gather):
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, indices: Value, *, axis: int) -> Rules:
         return (lambda: build.scatter_add(dy, indices, axis=axis, size=x.type.shape[axis]), None)
 
-    def jvp(self, build: Any, tangents: tuple[Value | None, ...], y: Value, x: Value, indices: Value, *, axis: int) -> Value | None:
+    def jvp(
+        self, build: Any, tangents: tuple[Value | None, ...], y: Value, x: Value, indices: Value, *, axis: int
+    ) -> Value | None:
         return None if tangents[0] is None else build.take(tangents[0], indices, axis=axis)
 
     def samples(self, random: Random) -> Iterable[Sample]:
-        for shape, index, axis in (((5,), (3,), 0), ((4, 3), (2, 2), 1), ((4, 3), (), 0), ((2, 3, 2), (4,), 1), ((3,), (0,), 0)):
+        for shape, index, axis in (
+            ((5,), (3,), 0),
+            ((4, 3), (2, 2), 1),
+            ((4, 3), (), 0),
+            ((2, 3, 2), (4,), 1),
+            ((3,), (0,), 0),
+        ):
             for d in (np.int64, np.uint8):
-                yield Sample((random.uniform(-2, 2, shape), np.asarray(random.integers(0, shape[axis], index)).astype(d)), {"axis": axis})
+                yield Sample(
+                    (random.uniform(-2, 2, shape), np.asarray(random.integers(0, shape[axis], index)).astype(d)),
+                    {"axis": axis},
+                )
 
 
 class ScatterAdd(Scatter):
@@ -99,7 +110,9 @@ class ScatterAdd(Scatter):
         need_kind("the indices of scatter_add", indices, "iu")
         need_kind("scatter_add", x, "fiu")
         if size < 0 or x.shape[axis : axis + indices.rank] != indices.shape:
-            raise ShapeError(f"scatter_add of {x} at {indices} along axis {axis}\n  rule: the axes from {axis} on are those of the indices")
+            raise ShapeError(
+                f"scatter_add of {x} at {indices} along axis {axis}\n  rule: the axes from {axis} on are those of the indices"
+            )
         return x.with_shape((*x.shape[:axis], size, *x.shape[axis + indices.rank :]))
 
     def eval(self, xp: Any, x: Array, indices: Array, *, axis: int, size: int) -> Array:
@@ -113,12 +126,23 @@ class ScatterAdd(Scatter):
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, indices: Value, *, axis: int, size: int) -> Rules:
         return (lambda: build.take(dy, indices, axis=axis), None)
 
-    def jvp(self, build: Any, tangents: tuple[Value | None, ...], y: Value, x: Value, indices: Value, **attrs: Any) -> Value | None:
+    def jvp(
+        self, build: Any, tangents: tuple[Value | None, ...], y: Value, x: Value, indices: Value, **attrs: Any
+    ) -> Value | None:
         return None if tangents[0] is None else build.scatter_add(tangents[0], indices, **attrs)
 
     def samples(self, random: Random) -> Iterable[Sample]:
-        for shape, index, axis, size in (((3,), (3,), 0, 5), ((2, 3, 2), (3,), 1, 2), ((4,), (), 0, 3), ((0, 2), (0,), 0, 4), ((6, 2), (6,), 0, 2)):
-            yield Sample((random.uniform(-2, 2, shape), np.asarray(random.integers(0, size, index))), {"axis": axis, "size": size})
+        for shape, index, axis, size in (
+            ((3,), (3,), 0, 5),
+            ((2, 3, 2), (3,), 1, 2),
+            ((4,), (), 0, 3),
+            ((0, 2), (0,), 0, 4),
+            ((6, 2), (6,), 0, 2),
+        ):
+            yield Sample(
+                (random.uniform(-2, 2, shape), np.asarray(random.integers(0, size, index))),
+                {"axis": axis, "size": size},
+            )
 
 
 class TakeAlongAxis(Gather):
@@ -131,7 +155,9 @@ class TakeAlongAxis(Gather):
     def infer(self, x: TensorType, indices: TensorType, *, axis: int) -> TensorType:
         need_kind("the indices of take_along_axis", indices, "iu")
         _need_axis("take_along_axis", axis, x.rank)
-        if indices.rank != x.rank or any(n != m for a, (n, m) in enumerate(zip(x.shape, indices.shape, strict=True)) if a != axis):
+        if indices.rank != x.rank or any(
+            n != m for a, (n, m) in enumerate(zip(x.shape, indices.shape, strict=True)) if a != axis
+        ):
             raise ShapeError(f"take_along_axis of {x} at {indices} along axis {axis}\n  rule: all other axes are equal")
         return x.with_shape(indices.shape)
 
@@ -144,11 +170,18 @@ class TakeAlongAxis(Gather):
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, indices: Value, *, axis: int) -> Rules:
         return (lambda: build.scatter_add_along_axis(dy, indices, axis=axis, size=x.type.shape[axis]), None)
 
-    def jvp(self, build: Any, tangents: tuple[Value | None, ...], y: Value, x: Value, indices: Value, *, axis: int) -> Value | None:
+    def jvp(
+        self, build: Any, tangents: tuple[Value | None, ...], y: Value, x: Value, indices: Value, *, axis: int
+    ) -> Value | None:
         return None if tangents[0] is None else build.take_along_axis(tangents[0], indices, axis=axis)
 
     def samples(self, random: Random) -> Iterable[Sample]:
-        for shape, index, axis in (((5,), (3,), 0), ((4, 3), (4, 1), 1), ((4, 3), (2, 3), 0), ((2, 3, 2), (2, 5, 2), 1)):
+        for shape, index, axis in (
+            ((5,), (3,), 0),
+            ((4, 3), (4, 1), 1),
+            ((4, 3), (2, 3), 0),
+            ((2, 3, 2), (2, 5, 2), 1),
+        ):
             yield Sample((random.uniform(-2, 2, shape), random.integers(0, shape[axis], index)), {"axis": axis})
 
 
@@ -180,7 +213,9 @@ class ScatterAddAlongAxis(Scatter):
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, indices: Value, *, axis: int, size: int) -> Rules:
         return (lambda: build.take_along_axis(dy, indices, axis=axis), None)
 
-    def jvp(self, build: Any, tangents: tuple[Value | None, ...], y: Value, x: Value, indices: Value, **attrs: Any) -> Value | None:
+    def jvp(
+        self, build: Any, tangents: tuple[Value | None, ...], y: Value, x: Value, indices: Value, **attrs: Any
+    ) -> Value | None:
         return None if tangents[0] is None else build.scatter_add_along_axis(tangents[0], indices, **attrs)
 
     def samples(self, random: Random) -> Iterable[Sample]:

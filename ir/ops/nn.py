@@ -65,7 +65,8 @@ class Gelu(Activation):
     name = "gelu"
     attrs = {"approximate": Attr("str", "none")}
 
-    def infer(self, x: TensorType, *, approximate: str) -> TensorType:
+    def infer(self, x: TensorType, **attrs: Any) -> TensorType:
+        approximate: str = attrs["approximate"]
         if approximate not in ("none", "tanh"):
             raise ShapeError(f'gelu with approximate = "{approximate}"\n  rule: it is "none" or "tanh"')
         return super().infer(x)
@@ -218,7 +219,9 @@ class LayerNorm(Composite):
     def infer(self, x: TensorType, *, rank: int, eps: float) -> TensorType:
         need_kind(self.name, x, "f")
         if not 1 <= rank <= x.rank or 0 in x.shape[x.rank - rank :]:
-            raise ShapeError(f"layer_norm of {x} over the last {rank} axes\n  rule: there are that many axes, and none of them is empty")
+            raise ShapeError(
+                f"layer_norm of {x} over the last {rank} axes\n  rule: there are that many axes, and none of them is empty"
+            )
         return x
 
     def eval(self, xp: Any, x: Array, *, rank: int, eps: float) -> Array:
@@ -266,10 +269,14 @@ class CrossEntropy(Composite):
     def infer(self, x: TensorType, target: TensorType) -> TensorType:
         need_kind("cross_entropy", x, "f")
         if x.rank != 2 or x.shape[1] == 0:
-            raise ShapeError(f"cross_entropy of {x}\n  rule: the prediction is [N, C] with C >= 1; reshape other axes into N")
+            raise ShapeError(
+                f"cross_entropy of {x}\n  rule: the prediction is [N, C] with C >= 1; reshape other axes into N"
+            )
         wanted = x.shape[:1] if target.dtype.integer else x.shape
         if target.dtype.floating and target.dtype is not x.dtype:
-            raise DtypeError(f"cross_entropy of {x} with target {target}\n  rule: floating targets have the prediction's dtype")
+            raise DtypeError(
+                f"cross_entropy of {x} with target {target}\n  rule: floating targets have the prediction's dtype"
+            )
         if target.dtype.kind not in "iuf" or target.shape != wanted:
             raise ShapeError(
                 f"cross_entropy of {x} with target {target}\n  rule: the target is integer [{x.shape[0]}] or floating {list(x.shape)}"
@@ -335,14 +342,25 @@ class ScaledDotProductAttention(Composite):
 
     def infer(self, *types: TensorType, causal: bool, scale: float) -> TensorType:
         if len(types) not in (3, 4):
-            raise ShapeError(f"scaled_dot_product_attention takes q, k, v and at most a mask, not {len(types)} operands")
+            raise ShapeError(
+                f"scaled_dot_product_attention takes q, k, v and at most a mask, not {len(types)} operands"
+            )
         q, k, v = types[:3]
         need_kind("scaled_dot_product_attention", q, "f")
         if k.dtype is not q.dtype or v.dtype is not q.dtype:
             raise DtypeError(f"attention of {q}, {k}, {v}\n  rule: one dtype")
         lead = q.shape[:-2]
-        if q.rank < 2 or k.shape[:-2] != lead or v.shape[:-2] != lead or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2] or k.shape[-2] == 0:
-            raise ShapeError(f"attention of {q}, {k}, {v}\n  rule: q [..., T, d], k [..., S, d], v [..., S, e] with S >= 1")
+        if (
+            q.rank < 2
+            or k.shape[:-2] != lead
+            or v.shape[:-2] != lead
+            or q.shape[-1] != k.shape[-1]
+            or k.shape[-2] != v.shape[-2]
+            or k.shape[-2] == 0
+        ):
+            raise ShapeError(
+                f"attention of {q}, {k}, {v}\n  rule: q [..., T, d], k [..., S, d], v [..., S, e] with S >= 1"
+            )
         mask = TensorType(bool_, (*lead, q.shape[-2], k.shape[-2]))
         if len(types) == 4 and types[3] != mask:
             raise ShapeError(f"attention mask {types[3]}\n  rule: the mask is {mask}")
@@ -374,7 +392,9 @@ class ScaledDotProductAttention(Composite):
     def samples(self, random: Random) -> Iterable[Sample]:
         for d in (f64, f32):
             for lead, t, s, e in (((), 3, 3, 2), ((2,), 3, 4, 2), ((2, 2), 1, 1, 1)):
-                q, k, v = (random.uniform(-1, 1, (*lead, *tail)).astype(d.numpy) for tail in ((t, e), (s, e), (s, e + 1)))
+                q, k, v = (
+                    random.uniform(-1, 1, (*lead, *tail)).astype(d.numpy) for tail in ((t, e), (s, e), (s, e + 1))
+                )
                 for causal in (False, True):
                     yield Sample((q, k, v), {"causal": causal, "scale": 0.5}, d is f64)
                 mask = random.integers(0, 2, (*lead, t, s)).astype(np.bool_)

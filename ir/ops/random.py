@@ -51,11 +51,13 @@ class Draw(Random32):
     attrs = {"shape": Attr("ints"), "dtype": Attr("dtype")}
     accepts = "f"
 
-    def infer(self, type: TensorType, *, shape: Shape, dtype: DType) -> TensorType:
+    def infer(self, type: TensorType, *, shape: Shape, dtype: DType, **attrs: Any) -> TensorType:
         need_kind(self.name, type, "k")
         need_kind(self.name, TensorType(dtype, shape), self.accepts)
         if type.rank or any(n < 0 for n in shape):
-            raise ShapeError(f"{self.name} of {type} with shape {list(shape)}\n  rule: one key, and sizes are not negative")
+            raise ShapeError(
+                f"{self.name} of {type} with shape {list(shape)}\n  rule: one key, and sizes are not negative"
+            )
         return TensorType(dtype, shape)
 
     def samples(self, random: Random) -> Iterable[Sample]:
@@ -75,7 +77,7 @@ class RandomBits(Draw):
     attrs = {"shape": Attr("ints"), "dtype": Attr("dtype", u32)}
     accepts = "u"
 
-    def infer(self, type: TensorType, *, shape: Shape, dtype: DType) -> TensorType:
+    def infer(self, type: TensorType, *, shape: Shape, dtype: DType, **attrs: Any) -> TensorType:
         if dtype is not u32:
             raise ShapeError(f"random_bits of {dtype}\n  rule: the dtype is u32")
         return super().infer(type, shape=shape, dtype=dtype)
@@ -112,7 +114,8 @@ class Mask(Draw):
     attrs = {"p": Attr("float"), "shape": Attr("ints"), "dtype": Attr("dtype", bool_)}
     accepts = "b"
 
-    def infer(self, type: TensorType, *, p: float, shape: Shape, dtype: DType) -> TensorType:
+    def infer(self, type: TensorType, *, shape: Shape, dtype: DType, **attrs: Any) -> TensorType:
+        p: float = attrs["p"]
         if not 0 <= p <= 1:
             raise ShapeError(f"mask with p = {p}\n  rule: 0 <= p <= 1")
         return super().infer(type, shape=shape, dtype=dtype)
@@ -133,16 +136,48 @@ class Mask(Draw):
 
 # Wichura, "Algorithm AS 241: the percentage points of the normal distribution", Applied Statistics 37 (1988), PPND16.
 _CENTRE = (
-    (2509.0809287301226727, 33430.575583588128105, 67265.770927008700853, 45921.953931549871457,
-     13731.693765509461125, 1971.5909503065514427, 133.14166789178437745, 3.387132872796366608),
-    (5226.495278852854561, 28729.085735721942674, 39307.89580009271061, 21213.794301586595867,
-     5394.1960214247511077, 687.1870074920579083, 42.313330701600911252, 1.0),
+    (
+        2509.0809287301226727,
+        33430.575583588128105,
+        67265.770927008700853,
+        45921.953931549871457,
+        13731.693765509461125,
+        1971.5909503065514427,
+        133.14166789178437745,
+        3.387132872796366608,
+    ),
+    (
+        5226.495278852854561,
+        28729.085735721942674,
+        39307.89580009271061,
+        21213.794301586595867,
+        5394.1960214247511077,
+        687.1870074920579083,
+        42.313330701600911252,
+        1.0,
+    ),
 )
 _TAIL = (
-    (7.7454501427834140764e-4, 0.0227238449892691845833, 0.24178072517745061177, 1.27045825245236838258,
-     3.64784832476320460504, 5.7694972214606914055, 4.6303378461565452959, 1.42343711074968357734),
-    (1.05075007164441684324e-9, 5.475938084995344946e-4, 0.0151986665636164571966, 0.14810397642748007459,
-     0.68976733498510000455, 1.6763848301838038494, 2.05319162663775882187, 1.0),
+    (
+        7.7454501427834140764e-4,
+        0.0227238449892691845833,
+        0.24178072517745061177,
+        1.27045825245236838258,
+        3.64784832476320460504,
+        5.7694972214606914055,
+        4.6303378461565452959,
+        1.42343711074968357734,
+    ),
+    (
+        1.05075007164441684324e-9,
+        5.475938084995344946e-4,
+        0.0151986665636164571966,
+        0.14810397642748007459,
+        0.68976733498510000455,
+        1.6763848301838038494,
+        2.05319162663775882187,
+        1.0,
+    ),
 )
 
 
@@ -192,5 +227,3 @@ class Normal(Draw):
         tail = s.select(below, s.neg(tail), tail)
         inside = s.compare("le", s.abs(q), s.constant(0.425, f64))
         return s.convert(s.select(inside, centre, tail), dtype)
-
-

@@ -37,7 +37,9 @@ class Sum(Reduce):
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, *, axes: Shape, keepdims: bool) -> Rules:
         return (lambda: keep_axes(build, dy, x, axes),)
 
-    def jvp(self, build: Any, tangents: tuple[Value | None, ...], y: Value, x: Value, *, axes: Shape, keepdims: bool) -> Value | None:
+    def jvp(
+        self, build: Any, tangents: tuple[Value | None, ...], y: Value, x: Value, *, axes: Shape, keepdims: bool
+    ) -> Value | None:
         return None if tangents[0] is None else build.sum(tangents[0], axes=axes, keepdims=keepdims)
 
 
@@ -52,7 +54,11 @@ class Max(Reduce):
         return -np.inf if dtype.floating else np.iinfo(dtype.numpy).min
 
     def eval(self, xp: Any, x: Array, *, axes: Shape, keepdims: bool) -> Array:
-        return xp.max(x, axis=axes, keepdims=keepdims) if x.size else xp.zeros(self.empty(x.shape, axes, keepdims), x.dtype)
+        return (
+            xp.max(x, axis=axes, keepdims=keepdims)
+            if x.size
+            else xp.zeros(self.empty(x.shape, axes, keepdims), x.dtype)
+        )
 
     @staticmethod
     def empty(shape: Shape, axes: Shape, keepdims: bool) -> Shape:
@@ -66,7 +72,9 @@ class Max(Reduce):
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, *, axes: Shape, keepdims: bool) -> Rules:
         return (lambda: build.mul(keep_axes(build, dy, x, axes), self._chosen(build, y, x, axes)),)
 
-    def jvp(self, build: Any, tangents: tuple[Value | None, ...], y: Value, x: Value, *, axes: Shape, keepdims: bool) -> Value | None:
+    def jvp(
+        self, build: Any, tangents: tuple[Value | None, ...], y: Value, x: Value, *, axes: Shape, keepdims: bool
+    ) -> Value | None:
         if tangents[0] is None:
             return None
         return build.sum(build.mul(tangents[0], self._chosen(build, y, x, axes)), axes=axes, keepdims=keepdims)
@@ -82,7 +90,11 @@ class Min(Max):
         return np.inf if dtype.floating else np.iinfo(dtype.numpy).max
 
     def eval(self, xp: Any, x: Array, *, axes: Shape, keepdims: bool) -> Array:
-        return xp.min(x, axis=axes, keepdims=keepdims) if x.size else xp.zeros(self.empty(x.shape, axes, keepdims), x.dtype)
+        return (
+            xp.min(x, axis=axes, keepdims=keepdims)
+            if x.size
+            else xp.zeros(self.empty(x.shape, axes, keepdims), x.dtype)
+        )
 
 
 class Argmax(Reduce):
@@ -100,7 +112,11 @@ class Argmax(Reduce):
 
     def eval(self, xp: Any, x: Array, *, axes: Shape, keepdims: bool) -> Array:
         kept = [a for a in range(x.ndim) if a not in axes]
-        rows = xp.transpose(x, (*kept, *axes)).reshape((*[x.shape[a] for a in kept], -1)) if x.size else xp.zeros((*[x.shape[a] for a in kept], 1))
+        rows = (
+            xp.transpose(x, (*kept, *axes)).reshape((*[x.shape[a] for a in kept], -1))
+            if x.size
+            else xp.zeros((*[x.shape[a] for a in kept], 1))
+        )
         result = xp.argmax(rows, axis=-1)
         return xp.expand_dims(result, axes) if keepdims else xp.asarray(result)
 

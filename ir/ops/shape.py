@@ -30,7 +30,13 @@ class Constant(Source):
         return value.array
 
     def samples(self, random: Random) -> Iterable[Sample]:
-        for array in (np.float32(0.1), np.array([1.0, -0.0, np.inf, np.nan]), np.zeros((0, 3)), np.arange(40), np.array([True, False])):
+        for array in (
+            np.float32(0.1),
+            np.array([1.0, -0.0, np.inf, np.nan]),
+            np.zeros((0, 3)),
+            np.arange(40),
+            np.array([True, False]),
+        ):
             yield Sample((), {"value": Literal.of(np.asarray(array))}, False)
 
 
@@ -63,7 +69,9 @@ class Reshape(View):
 
     def infer(self, x: TensorType, *, shape: Shape) -> TensorType:
         if math.prod(shape) != x.size or any(n < 0 for n in shape):
-            raise ShapeError(f"reshape of {x} to {list(shape)}: {x.size} elements and {math.prod(shape)}\n  rule: the number of elements stays")
+            raise ShapeError(
+                f"reshape of {x} to {list(shape)}: {x.size} elements and {math.prod(shape)}\n  rule: the number of elements stays"
+            )
         return x.with_shape(shape)
 
     def eval(self, xp: Any, x: Array, *, shape: Shape) -> Array:
@@ -120,7 +128,9 @@ class BroadcastTo(View):
 
     def infer(self, x: TensorType, *, shape: Shape) -> TensorType:
         if len(shape) < x.rank or broadcast_shapes(x.shape, shape) != shape:
-            raise ShapeError(f"broadcast of {x} to {list(shape)}\n  rule: right-aligned axes are equal, or the operand's is 1")
+            raise ShapeError(
+                f"broadcast of {x} to {list(shape)}\n  rule: right-aligned axes are equal, or the operand's is 1"
+            )
         return x.with_shape(shape)
 
     def eval(self, xp: Any, x: Array, *, shape: Shape) -> Array:
@@ -128,7 +138,9 @@ class BroadcastTo(View):
 
     def layout(self, layout: Layout, *, shape: Shape) -> Layout | None:
         added = len(shape) - len(layout.shape)
-        strides = [0] * added + [0 if n != m else s for n, m, s in zip(layout.shape, shape[added:], layout.strides, strict=True)]
+        strides = [0] * added + [
+            0 if n != m else s for n, m, s in zip(layout.shape, shape[added:], layout.strides, strict=True)
+        ]
         return Layout(shape, tuple(strides), layout.offset)
 
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, *, shape: Shape) -> Rules:
@@ -141,7 +153,14 @@ class BroadcastTo(View):
         return (rule,)
 
     def samples(self, random: Random) -> Iterable[Sample]:
-        for old, new in (((3,), (2, 3)), ((2, 1), (2, 3)), ((), (2,)), ((1, 3), (0, 3)), ((1,), (4, 1)), ((2, 3), (2, 3))):
+        for old, new in (
+            ((3,), (2, 3)),
+            ((2, 1), (2, 3)),
+            ((), (2,)),
+            ((1, 3), (0, 3)),
+            ((1,), (4, 1)),
+            ((2, 3), (2, 3)),
+        ):
             yield Sample((random.uniform(-2, 2, old),), {"shape": new})
 
 
@@ -182,7 +201,10 @@ class Slice(View):
         if not len(start) == len(stop) == len(step) == x.rank or any(
             not 0 <= a <= b <= n or s < 1 for a, b, s, n in zip(start, stop, step, x.shape, strict=True)
         ):
-            raise ShapeError(f"slice of {x} from {list(start)} to {list(stop)} by {list(step)}\n  rule: 0 <= start <= stop <= size and step >= 1, one per axis")
+            raise ShapeError(
+                f"slice of {x} from {list(start)} to {list(stop)} by {list(step)}\n"
+                "  rule: 0 <= start <= stop <= size and step >= 1, one per axis"
+            )
         return x.with_shape([-(-(b - a) // s) for a, b, s in zip(start, stop, step, strict=True)])
 
     def eval(self, xp: Any, x: Array, *, start: Shape, stop: Shape, step: Shape) -> Array:
@@ -204,7 +226,13 @@ class Slice(View):
         return (rule,)
 
     def samples(self, random: Random) -> Iterable[Sample]:
-        for shape, start, stop, step in (((5,), (1,), (5,), (2,)), ((4, 3), (0, 1), (4, 2), (3, 1)), ((), (), (), ()), ((3,), (2,), (2,), (1,)), ((0, 2), (0, 0), (0, 2), (1, 1))):
+        for shape, start, stop, step in (
+            ((5,), (1,), (5,), (2,)),
+            ((4, 3), (0, 1), (4, 2), (3, 1)),
+            ((), (), (), ()),
+            ((3,), (2,), (2,), (1,)),
+            ((0, 2), (0, 0), (0, 2), (1, 1)),
+        ):
             yield Sample((random.uniform(-2, 2, shape),), {"start": start, "stop": stop, "step": step})
 
 
@@ -218,12 +246,23 @@ class Pad(Join):
     def infer(self, x: TensorType, *, low: Shape, high: Shape, interior: Shape) -> TensorType:
         need_kind("pad", x, "fiub")
         if not len(low) == len(high) == len(interior) == x.rank or min((*low, *high, *interior), default=0) < 0:
-            raise ShapeError(f"pad of {x} by {list(low)}, {list(high)}, {list(interior)}\n  rule: one width per axis, none negative")
-        return x.with_shape([a + n + max(n - 1, 0) * i + b for a, n, b, i in zip(low, x.shape, high, interior, strict=True)])
+            raise ShapeError(
+                f"pad of {x} by {list(low)}, {list(high)}, {list(interior)}\n  rule: one width per axis, none negative"
+            )
+        return x.with_shape(
+            [a + n + max(n - 1, 0) * i + b for a, n, b, i in zip(low, x.shape, high, interior, strict=True)]
+        )
 
     def eval(self, xp: Any, x: Array, *, low: Shape, high: Shape, interior: Shape) -> Array:
-        result = xp.zeros([a + n + max(n - 1, 0) * i + b for a, n, b, i in zip(low, x.shape, high, interior, strict=True)], x.dtype)
-        result[tuple(slice(a, a + max(n - 1, 0) * (i + 1) + min(n, 1), i + 1) for a, n, i in zip(low, x.shape, interior, strict=True))] = x
+        result = xp.zeros(
+            [a + n + max(n - 1, 0) * i + b for a, n, b, i in zip(low, x.shape, high, interior, strict=True)], x.dtype
+        )
+        result[
+            tuple(
+                slice(a, a + max(n - 1, 0) * (i + 1) + min(n, 1), i + 1)
+                for a, n, i in zip(low, x.shape, interior, strict=True)
+            )
+        ] = x
         return result
 
     def blocks(self, types: tuple[TensorType, ...], *, low: Shape, high: Shape, interior: Shape) -> tuple[Block, ...]:
@@ -231,13 +270,20 @@ class Pad(Join):
 
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, *, low: Shape, high: Shape, interior: Shape) -> Rules:
         def rule() -> Value:
-            stop = tuple(a + max(n - 1, 0) * (i + 1) + min(n, 1) for a, n, i in zip(low, x.type.shape, interior, strict=True))
+            stop = tuple(
+                a + max(n - 1, 0) * (i + 1) + min(n, 1) for a, n, i in zip(low, x.type.shape, interior, strict=True)
+            )
             return build.slice(dy, start=low, stop=stop, step=tuple(i + 1 for i in interior))
 
         return (rule,)
 
     def samples(self, random: Random) -> Iterable[Sample]:
-        for shape, low, high, interior in (((3,), (1,), (2,), (0,)), ((2, 3), (0, 1), (1, 0), (2, 1)), ((), (), (), ()), ((0,), (1,), (1,), (3,))):
+        for shape, low, high, interior in (
+            ((3,), (1,), (2,), (0,)),
+            ((2, 3), (0, 1), (1, 0), (2, 1)),
+            ((), (), (), ()),
+            ((0,), (1,), (1,), (3,)),
+        ):
             yield Sample((random.uniform(-2, 2, shape),), {"low": low, "high": high, "interior": interior})
 
 
@@ -249,12 +295,20 @@ class Concat(Join):
 
     def infer(self, *types: TensorType, axis: int) -> TensorType:
         if not types or not 0 <= axis < types[0].rank:
-            raise ShapeError(f"concat of {len(types)} operands along axis {axis}\n  rule: at least one operand, and the axis is inside the rank")
+            raise ShapeError(
+                f"concat of {len(types)} operands along axis {axis}\n  rule: at least one operand, and the axis is inside the rank"
+            )
         first = types[0]
         need_kind("concat", first, "fiub")
         for t in types[1:]:
-            if t.dtype is not first.dtype or t.rank != first.rank or any(n != m for a, (n, m) in enumerate(zip(t.shape, first.shape, strict=True)) if a != axis):
-                raise ShapeError(f"concat of {first} and {t} along axis {axis}\n  rule: one dtype, and all other axes equal")
+            if (
+                t.dtype is not first.dtype
+                or t.rank != first.rank
+                or any(n != m for a, (n, m) in enumerate(zip(t.shape, first.shape, strict=True)) if a != axis)
+            ):
+                raise ShapeError(
+                    f"concat of {first} and {t} along axis {axis}\n  rule: one dtype, and all other axes equal"
+                )
         return first.with_shape([sum(t.shape[a] for t in types) if a == axis else n for a, n in enumerate(first.shape)])
 
     def eval(self, xp: Any, *operands: Array, axis: int) -> Array:

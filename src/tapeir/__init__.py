@@ -29,7 +29,7 @@ from .runtime import data
 from .runtime.compile import compile
 from .runtime.model_file import args
 from .runtime.runtime import Runtime
-from .runtime.trainer import Trainer
+from .runtime.trainer import Trained, Trainer
 
 _default_recorder.append(Tape)
 __version__ = "0.1.0"
@@ -48,6 +48,7 @@ __all__ = [
     "Tensor",
     "TensorType",
     "TraceError",
+    "Trained",
     "Trainer",
     "VerifyError",
     "args",

@@ -26,7 +26,9 @@ app = typer.Typer(
 )
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.py", help="A model file.")]
-ModelArguments = Annotated[list[str] | None, typer.Argument(metavar="-- ARGS", help="Everything after -- goes to the model file.")]
+ModelArguments = Annotated[
+    list[str] | None, typer.Argument(metavar="-- ARGS", help="Everything after -- goes to the model file.")
+]
 Dtype = Annotated[str | None, typer.Option(help="float (= float64), float64 or float32.")]
 BackendName = Annotated[str | None, typer.Option("--backend", help="eager, compiled, or a registered name.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")]
@@ -37,17 +39,35 @@ Lr = Annotated[float | None, typer.Option(help="Learning rate of the model file'
 Seed = Annotated[int | None, typer.Option(help="Seed of initialisation, dropout and shuffling.")]
 Numerics = Annotated[str | None, typer.Option(help="exact.")]
 Guard = Annotated[str | None, typer.Option(help="nonfinite: stop at the op that first makes a NaN or infinity.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another field of Config or TrainOptions.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another field of Config or TrainOptions.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-AfterAll = Annotated[Path | None, typer.Option(help="Folder for a numbered dump after each pass that changed something.")]
+AfterAll = Annotated[
+    Path | None, typer.Option(help="Folder for a numbered dump after each pass that changed something.")
+]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write here instead of standard output.")]
 
 
-def _flags(dtype: str | None, backend: str | None, device: str | None, cpu: bool, cuda: bool, settings: list[str] | None, **rest: Any) -> dict[str, Any]:
+def _flags(
+    dtype: str | None,
+    backend: str | None,
+    device: str | None,
+    cpu: bool,
+    cuda: bool,
+    settings: list[str] | None,
+    **rest: Any,
+) -> dict[str, Any]:
     if cpu + cuda + (device is not None) > 1:
         raise UsageError("--cpu, --cuda and --device exclude each other")
     device = "cpu" if cpu else "cuda" if cuda else device
-    return {**commands.parse_settings(settings or []), **{k: v for k, v in rest.items() if v is not None}, "dtype": dtype, "backend": backend, "device": device}
+    return {
+        **commands.parse_settings(settings or []),
+        **{k: v for k, v in rest.items() if v is not None},
+        "dtype": dtype,
+        "backend": backend,
+        "device": device,
+    }
 
 
 def _usage(call: Callable[[], Any]) -> Any:
@@ -56,6 +76,10 @@ def _usage(call: Callable[[], Any]) -> Any:
         return call()
     except UsageError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _write(text: str, output: Path | None) -> None:
@@ -76,7 +100,9 @@ def run(
     device: Device = None,
     steps: Annotated[int | None, typer.Option(help="Total optimiser updates, counted from step 0.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
-    stop_at: Annotated[int | None, typer.Option(help="End this process at this step; --resume goes on from there.")] = None,
+    stop_at: Annotated[
+        int | None, typer.Option(help="End this process at this step; --resume goes on from there.")
+    ] = None,
     batch_size: BatchSize = None,
     lr: Lr = None,
     seed: Seed = None,
@@ -141,7 +167,9 @@ def opt(
     passes: Annotated[str, typer.Option(help="Names of passes, separated by commas; see irc passes.")],
     after_all: AfterAll = None,
     verify_each: Annotated[bool, typer.Option("--verify-each", help="Verify after every pass.")] = False,
-    why: Annotated[str | None, typer.Option(metavar="%VALUE", help="Print every rule that looked at a value and why it declined.")] = None,
+    why: Annotated[
+        str | None, typer.Option(metavar="%VALUE", help="Print every rule that looked at a value and why it declined.")
+    ] = None,
     fuel: Annotated[int | None, typer.Option(help="Apply at most N rewrites.")] = None,
     output: Output = None,
     debug: Debug = False,
@@ -149,11 +177,13 @@ def opt(
     """Run passes on IR text; the times go to standard error."""
     sys.excepthook = _explain(debug)
     request = OptRequest([p for p in passes.split(",") if p], after_all, verify_each, why, fuel)
-    _write(_usage(lambda: commands.opt(file, request, lambda line: print(line, file=sys.stderr))), output)
+    _write(_usage(lambda: commands.opt(file, request, _note)), output)
 
 
 @app.command()
-def check(files: Annotated[list[Path], typer.Argument(metavar="FILE.ir...", help="IR text.")], debug: Debug = False) -> None:
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.ir...", help="IR text.")], debug: Debug = False
+) -> None:
     """Parse and verify IR text."""
     sys.excepthook = _explain(debug)
 
@@ -193,7 +223,11 @@ def _explain(debug: bool) -> Callable[[type[BaseException], BaseException, Trace
         elif isinstance(error, KeyboardInterrupt):
             print("interrupted; saved state is as the last checkpoint left it", file=sys.stderr)
         else:
-            frames = [f for f in traceback.extract_tb(trace) if "/tapeir/" not in f.filename and f.line and not _is_library(f.filename)]
+            frames = [
+                f
+                for f in traceback.extract_tb(trace)
+                if "/tapeir/" not in f.filename and f.line and not _is_library(f.filename)
+            ]
             where = f"{frames[-1].filename}:{frames[-1].lineno}\n    {frames[-1].line}\n" if frames else ""
             print(f"error: {where}{kind.__name__}: {error}\n  --debug shows where it was raised", file=sys.stderr)
 
@@ -201,7 +235,13 @@ def _explain(debug: bool) -> Callable[[type[BaseException], BaseException, Trace
 
 
 def _is_library(filename: str) -> bool:
-    return "site-packages" in filename or "importlib" in filename or filename.startswith("<") or filename.startswith(sys.prefix) or Path(filename).name == "irc"
+    return (
+        "site-packages" in filename
+        or "importlib" in filename
+        or filename.startswith("<")
+        or filename.startswith(sys.prefix)
+        or Path(filename).name == "irc"
+    )
 
 
 def main() -> None:

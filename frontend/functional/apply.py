@@ -1,0 +1,55 @@
+"""What the ops of this package share: recording one op on converted operands, with errors at the user's line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...ir.errors import IRError
+from ...ir.graph import Value
+from ...ir.record import blame, here
+from ...ir.types import Shape, bool_
+from ..convert import as_value, builder, cast, float_dtype, together
+from ..tensor import Tensor
+
+Axis = int | Sequence[int] | None
+
+
+def located_errors(name: str, *values: Value) -> Any:
+    """Context that gives type errors raised inside the user's line and the operand types."""
+
+    class Located:
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+            if isinstance(error, IRError) and not error.locations:
+                raise blame(error, name, tuple(v.type for v in values), here()) from None
+
+    return Located()
+
+
+def binary(name: str, a: Any, b: Any, **options: Any) -> Tensor:
+    """A two-operand op on operands promoted to one dtype and broadcast to one shape."""
+    left, right = together(name, a, b, **options)
+    return Tensor(getattr(builder(), name)(left, right))
+
+
+def floating(x: Any) -> Value:
+    """The value in a floating dtype: its own, else the frame's."""
+    value = as_value(x)
+    return value if value.type.dtype.floating else cast(value, float_dtype())
+
+
+def unary(name: str, x: Any) -> Tensor:
+    """A one-operand op on a floating value."""
+    return Tensor(getattr(builder(), name)(floating(x)))
+
+
+def as_bool(x: Any) -> Value:
+    """The value as bool."""
+    return cast(as_value(x), bool_)
+
+
+def as_shape(shape: int | Sequence[int]) -> Shape:
+    """A shape given as one size or several."""
+    return (shape,) if isinstance(shape, int) else tuple(shape)

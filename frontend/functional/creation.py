@@ -1,0 +1,88 @@
+"""New tensors: constants, ranges and random draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...ir import types
+from ...ir.record import draw_key
+from ...ir.types import TensorType, i64
+from ..convert import as_value, builder, cast, float_dtype, on_tape, promoted, weak_kind
+from ..tensor import Tensor
+from .apply import as_shape
+
+
+@on_tape
+def full(shape: int | Sequence[int], fill_value: float, dtype: Any = None) -> Tensor:
+    """A tensor whose elements are all ``fill_value``."""
+    kind = types.dtype(dtype) if dtype is not None else promoted([], weak_kind(fill_value))
+    return Tensor(builder().splat(fill_value, TensorType(kind, as_shape(shape))))
+
+
+@on_tape
+def zeros(shape: int | Sequence[int], dtype: Any = None) -> Tensor:
+    """A tensor of zeros, in the runtime's floating dtype by default."""
+    return full(shape, 0.0, dtype if dtype is not None else float_dtype())
+
+
+@on_tape
+def ones(shape: int | Sequence[int], dtype: Any = None) -> Tensor:
+    """A tensor of ones, in the runtime's floating dtype by default."""
+    return full(shape, 1.0, dtype if dtype is not None else float_dtype())
+
+
+@on_tape
+def zeros_like(x: Any) -> Tensor:
+    """Zeros of ``x``'s shape and dtype."""
+    return Tensor(builder().splat(0, as_value(x).type))
+
+
+@on_tape
+def ones_like(x: Any) -> Tensor:
+    """Ones of ``x``'s shape and dtype."""
+    return Tensor(builder().splat(1, as_value(x).type))
+
+
+@on_tape
+def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
+    """``start, start + step, ...`` below ``stop``; i64 for integers, else the runtime's floating dtype."""
+    begin, end = (0, start) if stop is None else (start, stop)
+    numbers = np.arange(begin, end, step)
+    kind = types.dtype(dtype) if dtype is not None else (i64 if numbers.dtype.kind == "i" else float_dtype())
+    if (begin, step) == (0, 1):
+        return Tensor(builder().iota(dtype=kind, shape=numbers.shape, axis=0))
+    return Tensor(builder().literal(numbers, kind))
+
+
+@on_tape
+def one_hot(x: Any, num_classes: int, dtype: Any = None) -> Tensor:
+    """1 at each class index along a new last axis, else 0; a class outside ``0..num_classes-1`` gives zeros."""
+    value = as_value(x)
+    build = builder()
+    shape = (*value.type.shape, num_classes)
+    classes = build.iota(dtype=value.type.dtype, shape=shape, axis=len(shape) - 1)
+    given = build.broadcast_to(build.reshape(value, shape=(*value.type.shape, 1)), shape=shape)
+    return Tensor(cast(build.eq(given, classes), types.dtype(dtype) if dtype is not None else float_dtype()))
+
+
+def _draw(name: str, shape: int | Sequence[int], dtype: Any, key: Any) -> Tensor:
+    build = builder()
+    kind = types.dtype(dtype) if dtype is not None else float_dtype()
+    return Tensor(
+        getattr(build, name)(key.value if key is not None else draw_key(build), shape=as_shape(shape), dtype=kind)
+    )
+
+
+@on_tape
+def random_uniform(shape: int | Sequence[int], dtype: Any = None, key: Any = None) -> Tensor:
+    """Uniform draws on ``[0, 1)``, multiples of ``2**-24``."""
+    return _draw("uniform", shape, dtype, key)
+
+
+@on_tape
+def random_normal(shape: int | Sequence[int], dtype: Any = None, key: Any = None) -> Tensor:
+    """Standard normal draws."""
+    return _draw("normal", shape, dtype, key)

@@ -1,0 +1,200 @@
+"""Matrix products and the functions of neural networks, under PyTorch's names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ...ir.errors import DtypeError, ShapeError
+from ...ir.graph import Value
+from ...ir.record import draw_key, here
+from ...ir.types import bool_, broadcast_shapes, normalize_axis
+from ..convert import as_value, broadcast, builder, cast, on_tape, promoted
+from ..tensor import Tensor
+from .apply import as_bool, as_shape, floating, located_errors, unary
+from .arithmetic import add, multiply, subtract
+from .indexing import take
+from .reduction import mean
+from .shape import reshape
+
+
+def _untransposed(value: Value) -> tuple[Value, bool]:
+    """The operand of a swap of the last two axes and True, else the value itself and False."""
+    owner, rank = value.owner, value.type.rank
+    if (
+        owner is not None
+        and owner.op.name == "permute_dims"
+        and owner.attrs["axes"] == (*range(rank - 2), rank - 1, rank - 2)
+    ):
+        return owner.operands[0], True
+    return value, False
+
+
+@on_tape
+def matmul(x: Any, y: Any) -> Tensor:
+    """The matrix product over the last two axes; leading axes broadcast, and a 1-D operand is a row or column."""
+    a, b = as_value(x), as_value(y)
+    with located_errors("matmul", a, b):
+        if not a.type.rank or not b.type.rank:
+            raise ShapeError("matmul of a scalar\n  rule: rank 1 or more; use * for scalars")
+        dtype = promoted([a.type.dtype, b.type.dtype])
+    if dtype is bool_:
+        raise DtypeError("matmul takes no bools", here())
+    a, b = cast(a, dtype), cast(b, dtype)
+    build = builder()
+    row, column = a.type.rank == 1, b.type.rank == 1
+    if row:
+        a = build.reshape(a, shape=(1, *a.type.shape))
+    if column:
+        b = build.reshape(b, shape=(*b.type.shape, 1))
+    lead = a.type.shape[:-2]
+    flatten = b.type.rank == 2 and a.type.rank > 2
+    if flatten:
+        a = build.reshape(a, shape=(math.prod(a.type.shape[:-1]), a.type.shape[-1]))
+    elif a.type.shape[:-2] != b.type.shape[:-2]:
+        with located_errors("matmul", a, b):
+            lead = broadcast_shapes(a.type.shape[:-2], b.type.shape[:-2])
+        a, b = broadcast(a, (*lead, *a.type.shape[-2:])), broadcast(b, (*lead, *b.type.shape[-2:]))
+    (a, flip_a), (b, flip_b) = _untransposed(a), _untransposed(b)
+    y = build.matmul(a, b, transpose_a=flip_a, transpose_b=flip_b)
+    shape = y.type.shape
+    if flatten:
+        shape = (*lead, shape[-1])
+    if row:
+        shape = (*shape[:-2], shape[-1])
+    if column:
+        shape = shape[:-1]
+    return Tensor(y if shape == y.type.shape else build.reshape(y, shape=shape))
+
+
+@on_tape
+def linear(x: Any, weight: Any, bias: Any = None) -> Tensor:
+    """``x @ weight.T + bias`` with ``weight`` ``[out, in]``: one product for all leading axes of ``x``."""
+    a, w = as_value(x), as_value(weight)
+    with located_errors("linear", a, w):
+        if not a.type.rank or w.type.rank != 2:
+            raise ShapeError("linear\n  rule: x has a last axis, and the weight is [out, in]")
+        dtype = promoted([a.type.dtype, w.type.dtype])
+    rows = reshape(Tensor(cast(a, dtype)), (-1 if a.type.size else math.prod(a.type.shape[:-1]), a.type.shape[-1]))
+    y = Tensor(builder().matmul(rows.value, cast(w, dtype), transpose_b=True))
+    y = reshape(y, (*a.type.shape[:-1], w.type.shape[0]))
+    return y if bias is None else add(y, bias)
+
+
+@on_tape
+def relu(x: Any) -> Tensor:
+    """0 where ``x <= 0``, else ``x``."""
+    return unary("relu", x)
+
+
+@on_tape
+def gelu(x: Any, approximate: str = "none") -> Tensor:
+    """``x * P(X <= x)`` for a standard normal X; ``approximate="tanh"`` is the tanh form."""
+    return Tensor(builder().gelu(floating(x), approximate=approximate))
+
+
+@on_tape
+def silu(x: Any) -> Tensor:
+    """``x * sigmoid(x)``."""
+    return unary("silu", x)
+
+
+@on_tape
+def softplus(x: Any) -> Tensor:
+    """``ln(1 + e**x)``."""
+    return unary("softplus", x)
+
+
+def _along(name: str, x: Any, axis: int) -> Tensor:
+    value = floating(x)
+    with located_errors(name, value):
+        at = normalize_axis(axis, value.type.rank)
+    return Tensor(getattr(builder(), name)(value, axis=at))
+
+
+@on_tape
+def softmax(x: Any, axis: int = -1) -> Tensor:
+    """``e**x`` normalised to sum 1 along an axis."""
+    return _along("softmax", x, axis)
+
+
+@on_tape
+def log_softmax(x: Any, axis: int = -1) -> Tensor:
+    """The logarithm of ``softmax``, computed without overflow."""
+    return _along("log_softmax", x, axis)
+
+
+@on_tape
+def layer_norm(
+    x: Any, normalized_shape: int | Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Tensor:
+    """PyTorch's layer_norm over the last axes, which have ``normalized_shape``."""
+    value, shape = floating(x), as_shape(normalized_shape)
+    with located_errors("layer_norm", value):
+        if value.type.shape[-len(shape) :] != shape:
+            raise ShapeError(
+                f"the last axes are not {list(shape)}\n  rule: normalized_shape is the shape of the last axes"
+            )
+    result = Tensor(builder().layer_norm(value, rank=len(shape), eps=eps))
+    if weight is not None:
+        result = multiply(result, weight)
+    return result if bias is None else add(result, bias)
+
+
+@on_tape
+def embedding(x: Any, weight: Any) -> Tensor:
+    """Rows of ``weight`` at integer indices; an index out of range raises IndexError."""
+    return take(weight, x, axis=0)
+
+
+@on_tape
+def dropout(x: Any, p: float = 0.5, key: Any = None) -> Tensor:
+    """Zeros each element with probability ``p`` and scales the others by ``1 / (1 - p)``.
+
+    ``key`` is a ``key[]`` tensor; by default the draw's place in the model gives it.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout with p = {p}; it is a probability")
+    value, build = floating(x), builder()
+    if p == 0:
+        return Tensor(value)
+    kept = build.mask(key.value if key is not None else draw_key(build), p=1 - p, shape=value.type.shape)
+    scaled = build.mul(value, 1 / (1 - p)) if p < 1 else value
+    return Tensor(build.where(kept, scaled, build.splat(0.0, value.type)))
+
+
+@on_tape
+def scaled_dot_product_attention(
+    query: Any, key: Any, value: Any, attn_mask: Any = None, is_causal: bool = False, scale: float | None = None
+) -> Tensor:
+    """PyTorch's attention: ``softmax(q @ k^T * scale) @ v``; a bool mask is True where attention is allowed."""
+    q, k, v = (floating(t) for t in (query, key, value))
+    factor = scale if scale is not None else 1 / math.sqrt(q.type.shape[-1])
+    operands = [q, k, v]
+    if attn_mask is not None:
+        operands.append(broadcast(as_bool(attn_mask), (*q.type.shape[:-1], k.type.shape[-2])))
+    return Tensor(builder().scaled_dot_product_attention(*operands, causal=is_causal, scale=factor))
+
+
+@on_tape
+def cross_entropy(prediction: Any, target: Any) -> Tensor:
+    """The mean over rows of ``-ln softmax(prediction)[target]``: ``[N, C]`` with integer ``[N]`` or floating ``[N, C]``."""
+    x, t = floating(prediction), as_value(target)
+    return Tensor(builder().cross_entropy(x, cast(t, x.type.dtype) if t.type.dtype.floating else t))
+
+
+@on_tape
+def mse(prediction: Any, target: Any) -> Tensor:
+    """The mean squared difference; shapes must be equal."""
+    x, t = as_value(prediction), as_value(target)
+    with located_errors("mse", x, t):
+        if x.type.shape != t.type.shape:
+            remedy = (
+                f"reshape the target with target.reshape{x.type.shape}"
+                if x.type.size == t.type.size
+                else "give both one shape"
+            )
+            raise ShapeError(f"prediction {x.type} and target {t.type}\n  rule: shapes are equal\n  remedy: {remedy}")
+    difference = subtract(Tensor(x), Tensor(t))
+    return mean(multiply(difference, difference))
