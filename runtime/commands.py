@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from ..backends import base, kernels
 from ..backends.compiled import lower
@@ -293,33 +291,37 @@ def check(paths: Sequence[Path]) -> Iterator[str]:
 # Listings
 
 
-def _table(rows: Sequence[Sequence[str]]) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for n in range(len(rows[0])):
-        table.add_column(no_wrap=n == 0, overflow="fold")
+def _columns(rows: Sequence[Sequence[str]]) -> None:
+    """Print one line a row, with the columns aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        table.add_row(*row)
-    Console(markup=False, highlight=False).print(table)
+        print("  ".join([cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)] + [row[-1]]))
+
+
+def _summary(doc: str | None) -> str:
+    """The first sentence of a docstring, as plain text."""
+    first = " ".join((doc or "").strip().split("\n\n")[0].split())
+    return re.split(r"(?<=[.;])\s+(?=[A-Z])|  Backward|\s+Backward:", first)[0].replace("``", "").rstrip(".")
 
 
 def list_ops() -> None:
     """Every op: name, family, and the first line of its docstring."""
-    _table([(op.name, op.family, (op.__doc__ or "").strip().split("\n")[0].replace("``", "")) for op in OPS.values()])
+    _columns(
+        [(op.name, op.family, _summary(op.__doc__)) for op in sorted(OPS.values(), key=lambda op: (op.family, op.name))]
+    )
 
 
 def list_passes() -> None:
     """Every pass and what it does."""
-    _table([(name, p.doc.replace("``", "")) for name, p in PASSES.items()])
+    _columns([(name, p.doc.replace("``", "").rstrip(".")) for name, p in PASSES.items()])
 
 
 def list_backends() -> None:
     """Every backend, what it serves, and the kernel table behind the exact ones."""
-    rows: list[tuple[str, str]] = []
+    rows: list[tuple[str, str, str]] = []
     for name in base.available():
         backend = base.get(name)
-        devices = [f"{d}: {backend.unavailable(d) or 'available'}" for d in ("cpu", "cuda")]
-        rows.append(
-            (name, "; ".join([(type(backend).__doc__ or "").strip().split("\n")[0].replace("``", ""), *devices]))
-        )
-    _table(rows)
+        devices = ", ".join(f"{d}: {backend.unavailable(d) or 'available'}" for d in ("cpu", "cuda"))
+        rows.append((name, devices, _summary(type(backend).__doc__)))
+    _columns(rows)
     print(f"kernel table (cpu): NumPy; products by {kernels.blas().description}")

@@ -9,7 +9,20 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from tapeir.ir import OPS, Builder, Function, GraphBuilder, Module, Op, Sample, TensorType, Value
+from tapeir.ir import (
+    OPS,
+    Builder,
+    Function,
+    GraphBuilder,
+    Mark,
+    Module,
+    Op,
+    Sample,
+    TensorType,
+    TraceError,
+    Value,
+    reverse,
+)
 from tapeir.ir.op import Elementwise, Random32, Reduce
 from tapeir.ir.op import Key as KeyOp
 from tapeir.ir.types import DTYPES, Array, DType, Shape, bool_, f32, f64, i32, i64, key, type_of, u8, u32
@@ -179,7 +192,7 @@ def join_samples(draw: Draw, name: str) -> Sample:
         shape: Shape = draw(shapes())
         return Sample((fill(random, TensorType(d, shape), False),), _pad(draw, len(shape)), d is f64)
     shape = draw(shapes(1))
-    axis = draw(st.integers(0, len(shape) - 1))
+    axis: int = draw(st.integers(0, len(shape) - 1))
     sizes = draw(st.lists(st.integers(0, 3), min_size=1, max_size=4))
     parts = [TensorType(d, (*shape[:axis], n, *shape[axis + 1 :])) for n in sizes]
     return Sample(tuple(fill(random, t, False) for t in parts), {"axis": axis}, d is f64)
@@ -205,7 +218,7 @@ def indexed_samples(draw: Draw, name: str) -> Sample:
     random = draw(generators())
     index_type = draw(st.sampled_from([np.int64, np.int32, np.uint8]))
     shape: Shape = draw(shapes(1, 3))
-    axis = draw(st.integers(0, len(shape) - 1))
+    axis: int = draw(st.integers(0, len(shape) - 1))
     size = max(shape[axis], 1)
     shape = (*shape[:axis], size, *shape[axis + 1 :])
     count: Shape = draw(shapes(max_rank=2)) if name in ("take", "scatter_add") else (draw(st.integers(0, 5)),)
@@ -249,7 +262,9 @@ BINARY = {
 }  # fmt: skip
 BINARY["u"] = BINARY["i"]
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
-CONSTANTS = (1.0, -0.0, 0.0, 2.0, 0.5, -1.0, 1.0, 3.0, -4.0, math.inf, -math.inf, math.nan, 0.1, 5e-324, 1e-45, 1e308, 3e38, 2.0**-60, 2.0**40)
+CONSTANTS = (
+    1.0, -0.0, 0.0, 2.0, 0.5, -1.0, 1.0, 3.0, -4.0, math.inf, -math.inf, math.nan, 0.1, 5e-324, 1e-45, 1e308, 3e38, 2.0**-60, 2.0**40,
+)  # fmt: skip
 
 
 class _Growth:
@@ -273,11 +288,14 @@ class _Growth:
     def pick(self, test: Callable[[TensorType], bool] = lambda t: True) -> Value | None:
         """A value that fits, late ones more often: Hypothesis shrinks 0 to the latest."""
         fitting = [v for v in self.values if test(v.type)]
-        return fitting[-1 - self.draw(st.integers(0, len(fitting) - 1))] if fitting else None
+        if not fitting:
+            return None
+        back: int = self.draw(st.integers(0, len(fitting) - 1))
+        return fitting[-1 - back]
 
     def partner(self, type: TensorType) -> Value:
         """A value of just this type: a known one, a broadcast one or a constant."""
-        kind = self.draw(st.integers(0, 3))
+        kind: int = self.draw(st.integers(0, 3))
         if kind == 0:
             return self.constant(type)
         if kind == 1:
@@ -364,7 +382,7 @@ class _Growth:
         if x is None:
             return None
         t = x.type
-        axis = self.draw(st.integers(0, t.rank - 1))
+        axis: int = self.draw(st.integers(0, t.rank - 1))
 
         def joins(o: TensorType) -> bool:
             same = o.dtype is t.dtype and o.rank == t.rank
@@ -378,7 +396,7 @@ class _Growth:
         if x is None:
             return None
         shape = x.type.shape
-        axis = self.draw(st.integers(0, x.type.rank - 1))
+        axis: int = self.draw(st.integers(0, x.type.rank - 1))
         name = self.one(("take", "take_along_axis", "scatter_add", "scatter_add_along_axis"))
         dtype = self.one((np.int64, np.int32, np.uint8))
         if name.startswith("scatter"):
@@ -431,7 +449,7 @@ class _Growth:
         shape: Shape = self.draw(shapes(1, 3))
         if math.prod(shape) > MAX_SIZE:
             return None
-        axis = self.draw(st.integers(0, len(shape) - 1))
+        axis: int = self.draw(st.integers(0, len(shape) - 1))
         return self.build.iota(dtype=self.one((f64, f32, i64)), shape=shape, axis=axis) if self.yes() else self.constant(
             TensorType(self.one(PROGRAM_DTYPES), shape))
 
@@ -463,6 +481,20 @@ class _Growth:
         i = self.one(made)
         return self.recorder.bind(i.op, i.operands, i.attrs)[0]
 
+    def gradients(self) -> list[tuple[Value, Mark | None]]:
+        """The gradients of a floating value with respect to the floating arguments that lead to it."""
+        y = self.pick(lambda t: t.dtype.floating)
+        inputs = [a for a in self.recorder.arguments if a.type.dtype.floating]
+        if y is None or not inputs:
+            return []
+        count = len(self.recorder.instructions)
+        try:
+            found = reverse(self.recorder, list(self.recorder.instructions), [y], [self.partner(y.type)], inputs)
+        except TraceError:  # bits have no derivative
+            del self.recorder.instructions[count:]
+            return []
+        return [(v, Mark("grad", a)) for a, v in zip(inputs, found, strict=True) if v is not None]
+
     def steps(self) -> tuple[Callable[[], Value | None], ...]:
         return (
             self.unary, self.binary, self.binary, self.binary, self.unary, self.view, self.view, self.reduce, self.compare, self.where,
@@ -486,7 +518,7 @@ def programs(draw: Draw, max_ops: int = 60) -> Program:
     if g.yes():
         g.keys.append(g.recorder.argument(key[()], "key"))
     steps = g.steps()
-    wanted = draw(st.integers(1, max_ops))
+    wanted: int = draw(st.integers(1, max_ops))
     for _ in range(2 * wanted):
         if len(g.recorder.instructions) >= wanted:
             break
@@ -497,8 +529,81 @@ def programs(draw: Draw, max_ops: int = 60) -> Program:
         g.values.append(g.build.stop_gradient(g.values[0]))
     results: list[Value] = [g.values[-1]]
     for _ in range(draw(st.integers(0, 3))):
-        results.append(g.values[-1 - draw(st.integers(0, len(g.values) - 1))])
-    function = g.recorder.function("main", [(v, "input") for v in g.recorder.arguments], [(v, None) for v in results])
+        back: int = draw(st.integers(0, len(g.values) - 1))
+        results.append(g.values[-1 - back])
+    marked: list[tuple[Value, Mark | None]] = [(v, None) for v in results]
+    if draw(st.integers(0, 2)) == 2:
+        marked += g.gradients()
+    function = g.recorder.function("main", [(v, "input") for v in g.recorder.arguments], marked)
+    return Program(Module("fuzz", [function]), inputs_of(function, draw(st.integers(0, 1 << 16)), g.yes()))
+
+
+RULE_OPS = ("add", "sub", "mul", "div", "neg", "abs", "sqrt", "maximum", "where", "exp", "add", "mul")
+
+
+@st.composite
+def update_programs(draw: Draw, max_ops: int = 8) -> Program:
+    """Functions like a training step: parameters and optimiser slots, and one elementwise rule that renews them all."""
+    g = _Growth(draw)
+    count: int = draw(st.integers(1, 4))
+    slots = ("m", "v")[: draw(st.integers(0, 2))]
+    main: DType = g.one(FLOATS)
+    types = [TensorType(main if draw(st.integers(0, 5)) else g.one(FLOATS), draw(shapes(max_rank=3, max_size=4))) for _ in range(count)]
+    given = g.recorder.argument
+    arguments: list[tuple[Value, str | None]] = []
+    leaves: list[list[Value]] = []
+    for n, t in enumerate(types):
+        leaves.append([given(t, f"p{n}")])
+        arguments.append((leaves[-1][0], "param"))
+    for slot in slots:
+        for n, t in enumerate(types):
+            leaves[n].append(given(t, f"optimizer/{slot}/p{n}"))
+            arguments.append((leaves[n][-1], "optimizer"))
+    rate = {d: given(TensorType(d, ()), f"rate_{d}") for d in dict.fromkeys(t.dtype for t in types)}
+    arguments += [(v, "input") for v in rate.values()]
+    for n, t in enumerate(types):
+        kind: int = draw(st.integers(0, 3))
+        if kind == 0 and t.rank > 1:
+            gradient = given(t.with_shape(t.shape[::-1]), f"g{n}")
+            arguments.append((gradient, "input"))
+            gradient = g.build.permute_dims(gradient, axes=tuple(reversed(range(t.rank))))
+        elif kind == 1:
+            gradient = g.build.exp(leaves[n][0])
+        else:
+            gradient = given(t, f"g{n}")
+            arguments.append((gradient, "input"))
+            gradient = g.build.mul(gradient, gradient) if kind == 2 else gradient
+        leaves[n].append(gradient)
+        g.values.append(gradient)
+    for n, t in enumerate(types):
+        leaves[n].append(g.build.broadcast_to(rate[t.dtype], shape=t.shape) if t.rank else rate[t.dtype])
+        leaves[n].append(g.build.splat(g.one(CONSTANTS), t) if n == 0 or g.yes() else leaves[0][-1])
+        if leaves[n][-1].type != t:
+            leaves[n][-1] = g.build.splat(0.5, t)
+    for _ in range(draw(st.integers(1, max_ops))):
+        name = g.one(RULE_OPS)
+        a, b, c = (draw(st.integers(0, len(leaves[0]) - 1)) for _ in range(3))
+        for known in leaves:
+            if name == "where":
+                known.append(g.build.where(g.build.lt(known[a], known[b]), known[b], known[c]))
+            elif name in ("neg", "abs", "sqrt", "exp"):
+                known.append(getattr(g.build, name)(known[a]))
+            else:
+                known.append(getattr(g.build, name)(known[a], known[b]))
+    results: list[tuple[Value, Mark | None]] = []
+    if g.yes():
+        results.append((g.build.sum(leaves[0][-1], axes=tuple(range(types[0].rank))), None))
+    if g.yes():
+        leaf: Value = g.one(g.one(leaves))
+        results.append((leaf, None))
+    for which in range(1 + len(slots)):
+        chosen: int = draw(st.integers(0, len(leaves[0]) - 1))
+        if draw(st.integers(0, 6)) == 6:
+            continue
+        results += [(known[chosen], Mark("update", known[which])) for known in leaves]
+    if g.yes():
+        results = [results[n] for n in draw(st.permutations(range(len(results))))]
+    function = g.recorder.function("main", arguments, results)
     return Program(Module("fuzz", [function]), inputs_of(function, draw(st.integers(0, 1 << 16)), g.yes()))
 
 

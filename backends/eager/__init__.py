@@ -14,7 +14,7 @@ from .tape import Tape
 
 def cpu_only(device: str) -> str | None:
     """None for the CPU, else why not."""
-    return None if device == "cpu" else "this version runs on the CPU only; use --cpu"
+    return None if device == "cpu" else "this version runs on the CPU only"
 
 
 class EagerBackend:

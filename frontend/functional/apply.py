@@ -15,17 +15,17 @@ from ..tensor import Tensor
 Axis = int | Sequence[int] | None
 
 
-def located_errors(name: str, *values: Value) -> Any:
-    """Context that gives type errors raised inside the user's line and the operand types."""
+class located_errors:
+    """Inside the block, an error of a type rule gets the user's line, the op's name and the operand types."""
 
-    class Located:
-        def __enter__(self) -> None: ...
+    def __init__(self, name: str, *values: Value) -> None:
+        self.name, self.values = name, values
 
-        def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-            if isinstance(error, IRError) and not error.locations:
-                raise blame(error, name, tuple(v.type for v in values), here()) from None
+    def __enter__(self) -> None: ...
 
-    return Located()
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, IRError) and not error.locations:
+            raise blame(error, self.name, tuple([v.type for v in self.values]), here()) from None
 
 
 def binary(name: str, a: Any, b: Any, **options: Any) -> Tensor:

@@ -475,12 +475,10 @@ class Minimum(Maximum):
 class Comparison(Elementwise):
     """Base of the six comparisons: false when an operand is NaN, except ``ne``."""
 
-    lowering = ("scalar",)
     arity = 2
     accepts = "fiub"
     compares = True
     rounding = "correct"
-    family = "elementwise"
 
     def eval(self, xp: Any, a: Array, b: Array) -> Array:
         function = {

@@ -21,7 +21,6 @@ class Activation(Composite):
     """Base of the elementwise composites: one floating operand, the result of its type."""
 
     arity = 1
-    family = "composite"
 
     def infer(self, x: TensorType, **attrs: Any) -> TensorType:
         need_kind(self.name, x, "f")

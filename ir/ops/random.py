@@ -47,7 +47,6 @@ class FoldIn(Key):
 class Draw(Random32):
     """Base of the draws: ``shape`` elements from one key."""
 
-    family = "random32"
     attrs = {"shape": Attr("ints"), "dtype": Attr("dtype")}
     accepts = "f"
 

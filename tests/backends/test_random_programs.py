@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from strategies import Program, inputs_of, programs, same_bits
+from strategies import Program, inputs_of, programs, same_bits, update_programs
 
 from tapeir.backends.base import compile_module
 from tapeir.backends.compiled import CompiledBackend
@@ -80,12 +80,23 @@ def check(module: Module, arrays: Sequence[Array]) -> None:
     check_compiled(module, arrays, expected)
 
 
-@settings(
-    max_examples=EXAMPLES, deadline=None, print_blob=True, derandomize=False,
+fuzzed = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
-)  # fmt: skip
+)
+
+
+@fuzzed
 @given(programs())
 def test_random_programs_agree(program: Program) -> None:
+    check(program.module, program.arrays)
+
+
+@fuzzed
+@given(update_programs())
+def test_random_updates_agree(program: Program) -> None:
     check(program.module, program.arrays)
 
 

@@ -102,11 +102,12 @@ def entries(module: Module) -> list[str]:
 
 
 def execute(module: Module, name: str, arrays: list[Array]) -> Outcome:
-    """The results of a function in the interpreter, or the error that it raises."""
+    """The results of a function in the interpreter, or the kind of error that it raises and what it says."""
     try:
         results: Any = Interpreter(module[name], module)(*arrays)
     except IRError as error:
-        return type(error).__name__, str(error)
+        # A composite puts its own name and operands around the message of the op that failed in it.
+        return type(error).__name__, error.message.split("\n")[0].rsplit(": ", 1)[-1]
     return results if isinstance(results, tuple) else (results,)  # pyright: ignore[reportUnknownVariableType]
 
 
