@@ -21,6 +21,8 @@ class IRError(Exception):
         super().__init__(message)
         self.message = message
         self.locations = tuple(locations)
+        self.op = ""
+        """The op that failed, once ``record.blame`` has named it."""
 
     def __str__(self) -> str:
         return place_text(self.locations) + self.message

@@ -95,11 +95,14 @@ def here() -> tuple[Location, ...]:
 
 
 def blame(error: IRError, name: str, operands: tuple[TensorType, ...], at: tuple[Location, ...]) -> IRError:
-    """The error with the user's place, the op and the operand types added, unless it has them already."""
-    if error.locations:
+    """The error with the user's place, the op and the operand types added, each unless it has it already."""
+    if error.op or error.locations:
+        error.locations = error.locations or at
         return error
     shown = f"\n  operands: {', '.join(map(str, operands))}" if operands else ""
-    return type(error)(f"{name}: {error.message}{shown}", at)
+    blamed = type(error)(f"{name}: {error.message}{shown}", at)
+    blamed.op = name
+    return blamed
 
 
 class GraphBuilder:

@@ -13,7 +13,6 @@ from typing import Any
 from ..backends import base, kernels
 from ..backends.compiled import lower
 from ..backends.eager.interpret import run_instruction
-from ..frontend.nn import objective
 from ..ir import OPS, Instruction, IRError, Module, VerifyError, parse, print_module
 from ..ir.source import boundary
 from ..passes import PASSES, PassManager
@@ -77,10 +76,10 @@ def settings(config: Config, options: TrainOptions, flags: Mapping[str, Any]) ->
         if "dtype" in given:
             runtime_dtype(given["dtype"])
         names = {f.name for f in fields(Config)}
-        config = replace(config, **{k: v for k, v in given.items() if k in names})
+        config = config.changed(**{k: v for k, v in given.items() if k in names})
         options = replace(options, **{k: v for k, v in given.items() if k not in names})
         if lr is not None:
-            config = replace(config, optimizer=config.optimizer.with_lr(lr))
+            config = config.changed(optimizer=config.optimizer.with_lr(lr))
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from None
     return config, options
@@ -162,7 +161,7 @@ class DumpRequest:
 
 
 def _setting(file: ModelFile, config: Config) -> Setting:
-    return Setting(Declarations(file.model), objective(config.objective), config.optimizer, runtime_dtype(config.dtype))
+    return Setting(Declarations(file.model), config.chosen_objective, config.optimizer, runtime_dtype(config.dtype))
 
 
 @entry
@@ -200,7 +199,7 @@ def dump(path: Path, request: DumpRequest, flags: Mapping[str, Any], arguments: 
 
 
 def _tape(file: ModelFile, config: Config, batch: Sequence[Any], request: DumpRequest, base_folder: str) -> str:
-    runtime = Advanced(file.model, replace(config, backend="eager"), file.stem).runtime
+    runtime = Advanced(file.model, config.changed(backend="eager"), file.stem).runtime
     runtime.mode = request.mode
     if any(not hasattr(b, "dtype") or not hasattr(b, "ravel") for b in batch):
         raise UsageError("--stage tape runs the model, so it needs data or example arrays in 'inputs'")

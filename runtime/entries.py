@@ -153,7 +153,9 @@ def record(
         inputs = values[:-1] if has_target else values
         outputs = model(*map(Tensor, inputs))
         if has_target:
+            begin_frame.path.append(("", setting.objective.line))
             loss = as_value(setting.objective.loss(outputs, Tensor(values[-1])))
+            begin_frame.path.pop()
             if loss.type.rank or not loss.type.dtype.floating:
                 raise ShapeError(
                     f"objective {setting.objective.name} returned {loss.type}\n  rule: a loss is a floating scalar",

@@ -30,15 +30,13 @@ def nonfinite_error(function: Function) -> NonFiniteError | None:
     for argument, role in zip(function.arguments, function.roles, strict=True):
         if argument in bad:
             kind, at = _first(argument.array)
-            return NonFiniteError(
-                f"{role} %{argument.name} holds {kind} at {list(at)} before any op ran\n  remedy: clean the data"
-            )
+            return NonFiniteError(f"{role} %{argument.name} holds {kind} at index {list(at)} before any op ran")
     for i in function.instructions:
         if any(r in bad for r in i.results) and all(is_finite(o.array) for o in i.operands):
             kind, at = _first(next(r for r in i.results if r in bad).array)
             types = ", ".join(str(o.type) for o in i.operands)
             return NonFiniteError(
-                f"{i.op.name} made {kind} at {list(at)} of finite operands\n  operands: {types}", i.location
+                f"{i.op.name} made {kind} at index {list(at)} of finite operands\n  operands: {types}", i.location
             )
     return NonFiniteError("a result is not finite")
 

@@ -65,9 +65,7 @@ class ModelFile:
         if "data" not in self.names:
             return None
         data: Any = self.value("data")
-        pair: tuple[Any, ...] = (data, None)
-        if isinstance(data, tuple):
-            pair = cast(tuple[Any, ...], data)
+        pair: Any = cast(Any, data) if isinstance(data, tuple) else (data, None)
         if len(pair) != 2 or not isinstance(pair[0], Dataset) or not isinstance(pair[1], (Dataset, type(None))):
             raise ModelFileError(
                 f"{self.path}: data is {type(data).__name__}, not a Dataset or a pair (train, test) of them"

@@ -19,6 +19,7 @@ from ..frontend.optim import OPTIMIZERS, SGD, Optimizer
 from ..frontend.tensor import Tensor
 from ..ir import BackendError, Builder, CheckpointError, Frame, Function, TensorType, frame, philox
 from ..ir import Module as IRModule
+from ..ir.source import user_line
 from ..ir.types import Array, DType, dtype, f32, f64, key, type_of
 from . import checkpoint
 from .entries import STEP, Declarations, Setting, function_of, record, state_types
@@ -429,7 +430,7 @@ def entries_module(setting: Setting, name: str, types: Sequence[TensorType]) -> 
 
 
 def _objective(spec: Any) -> Objective:
-    return spec if isinstance(spec, Objective) else objective(spec)
+    return spec if isinstance(spec, Objective) else objective(spec, user_line(3))
 
 
 def _entry_and_mode(entry: str) -> tuple[str, str]:

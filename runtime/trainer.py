@@ -6,14 +6,15 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ..frontend.nn import Module
+from ..frontend.nn import Module, Objective, objective
 from ..frontend.optim import SGD, Optimizer
 from ..ir.errors import CheckpointError, DataError
+from ..ir.source import user_line
 from . import checkpoint
 from .data import Dataset, Loader
 from .memory import peak_memory
@@ -37,6 +38,20 @@ class Config:
     seed: int = 0
     numerics: str = "exact"
     guard: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "line", user_line(2))
+
+    def changed(self, **fields: Any) -> Config:
+        """A copy with other values in some fields, still attributed to the line that made this one."""
+        copy = replace(self, **fields)
+        object.__setattr__(copy, "line", getattr(self, "line", None))
+        return copy
+
+    @property
+    def chosen_objective(self) -> Objective:
+        """The objective with the line of this configuration.  Raises ``ValueError`` for an unknown name."""
+        return objective(self.objective, getattr(self, "line", None))
 
 
 @dataclass(frozen=True)
@@ -151,7 +166,7 @@ class Advanced:
         self.callbacks: list[Any] = []
         c = self.config
         self.runtime = Runtime(
-            model, objective=c.objective, optimizer=c.optimizer, dtype=c.dtype, backend=c.backend, device=c.device, seed=c.seed,
+            model, objective=c.chosen_objective, optimizer=c.optimizer, dtype=c.dtype, backend=c.backend, device=c.device, seed=c.seed,
             numerics=c.numerics, guard=c.guard, name=name,
         )  # fmt: skip
 

@@ -156,6 +156,11 @@ def _wider(draw: Draw, shape: Shape) -> Shape:
 
 
 def _slice(draw: Draw, shape: Shape) -> dict[str, Shape]:
+    if shape and draw(st.booleans()):  # whole rows: contiguous, away from the start
+        first: int = draw(st.integers(0, shape[0]))
+        rest = (0,) * (len(shape) - 1)
+        stop = draw(st.integers(first, shape[0]))
+        return {"start": (first, *rest), "stop": (stop, *shape[1:]), "step": (1,) * len(shape)}
     start = tuple(draw(st.integers(0, n)) for n in shape)
     stop = tuple(draw(st.integers(a, n)) for a, n in zip(start, shape, strict=True))
     return {"start": start, "stop": stop, "step": tuple(draw(st.integers(1, 3)) for _ in shape)}
@@ -290,7 +295,7 @@ class _Growth:
         fitting = [v for v in self.values if test(v.type)]
         if not fitting:
             return None
-        back: int = self.draw(st.integers(0, len(fitting) - 1))
+        back: int = self.draw(st.integers(0, self.draw(st.integers(0, len(fitting) - 1))))
         return fitting[-1 - back]
 
     def partner(self, type: TensorType) -> Value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ class Objective:
     name: str
     loss: Loss
     metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
+    line: tuple[str, int] | None = None
+    """The user's line that chose the objective."""
 
 
 def accuracy(prediction: Array, target: Array) -> float:
@@ -36,10 +38,13 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-def objective(spec: str | Loss) -> Objective:
-    """The objective of a name or of a function ``(prediction, target) -> scalar``; raises ``ValueError`` for an unknown name."""
+def objective(spec: str | Loss, line: tuple[str, int] | None = None) -> Objective:
+    """The objective of a name or of a function ``(prediction, target) -> scalar``, chosen at a user's line.
+
+    Raises ``ValueError`` for an unknown name.
+    """
     if callable(spec):
-        return Objective(getattr(spec, "__name__", "objective"), spec)
+        return Objective(getattr(spec, "__name__", "objective"), spec, line=line)
     if spec not in OBJECTIVES:
         raise ValueError(f"objective {spec!r} is not known; one of {', '.join(OBJECTIVES)}, or a function")
-    return OBJECTIVES[spec]
+    return replace(OBJECTIVES[spec], line=line)
