@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from .build import Builder
-from .graph import Function
-from .op import Composite, Op
+from .graph import Function, Instruction, Module
+from .op import Composite, Control
 from .record import GraphBuilder
 from .types import TensorType
 
@@ -27,9 +27,14 @@ def decomposition(op: Composite, types: tuple[TensorType, ...], attrs: Mapping[s
     return _decomposition(op, types, tuple(attrs.items()))
 
 
-def can_fail(op: Op, types: tuple[TensorType, ...], attrs: Mapping[str, Any]) -> bool:
-    """Whether running the op may raise: it has a check, or its decomposition has."""
-    if isinstance(op, Composite):
-        body = decomposition(op, types, attrs)
-        return any(can_fail(i.op, tuple([o.type for o in i.operands]), i.attrs) for i in body.instructions)
-    return op.check is not None and op.check.applies(types)
+def can_fail(i: Instruction, module: Module | None = None) -> bool:
+    """Whether running an instruction may raise: it has a check, or its decomposition or a function it owns holds one that has."""
+    types = tuple([o.type for o in i.operands])
+    bodies: list[Function] = []
+    if isinstance(i.op, Composite):
+        bodies = [decomposition(i.op, types, i.attrs)]
+    elif isinstance(i.op, Control) and module is not None:
+        bodies = [module[i.attrs[name]] for name in i.op.bodies]
+    if bodies:
+        return any(can_fail(inner, module) for body in bodies for inner in body.instructions)
+    return i.op.check is not None and i.op.check.applies(types)

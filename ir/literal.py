@@ -16,7 +16,8 @@ def saturating_cast(array: Array, target: np.dtype[Any]) -> Array:
     """
     if array.dtype.kind in "fV" and target.kind in "iu":
         info = np.iinfo(target)
-        wide = array.astype(np.float64)
+        with np.errstate(all="ignore"):
+            wide = array.astype(np.float64)
         result = np.where(wide < 0, info.min, info.max).astype(target)
         inside = (wide > float(info.min) - 1) & (wide < float(info.max) + (info.bits < 53))
         result[inside] = wide[inside].astype(target)
@@ -40,8 +41,9 @@ class Literal:
     def splat(cls, value: Any, type: TensorType) -> Literal:
         """Every element ``value``, rounded once to the type's dtype."""
         data = saturating_cast(np.asarray(value), type.dtype.numpy)
-        if type.dtype.floating and np.isnan(data):
-            data = np.asarray(np.nan, type.dtype.numpy)
+        with np.errstate(all="ignore"):
+            if type.dtype.floating and np.isnan(data):
+                data = np.asarray(np.nan, type.dtype.numpy)
         if type.size == 0:
             data = np.empty(type.shape, type.dtype.numpy)
         return cls(data.reshape(data.shape), type)
@@ -54,7 +56,8 @@ class Literal:
         type = type_of(array)
         data = np.array(array, order="C", copy=True)
         if type.dtype.floating:
-            data[np.isnan(data)] = np.nan
+            with np.errstate(all="ignore"):
+                data[np.isnan(data)] = np.nan
         if type.size > 0:
             words = data.reshape(-1).view(np.uint8).reshape(type.size, -1)
             if bool((words == words[0]).all()):

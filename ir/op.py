@@ -49,16 +49,24 @@ class Attr:
         if self.kind == "int" and isinstance(value, (int, np.integer)) and not isinstance(value, bool):
             return int(given)
         if self.kind == "float" and isinstance(value, (int, float, np.floating)) and not isinstance(value, bool):
-            return float(given)
+            return _as_float(given)
         if self.kind == "bool" and isinstance(value, (bool, np.bool_)):
             return bool(given)
         if self.kind == "ints" and isinstance(value, (tuple, list)):
-            return tuple([int(v) for v in given])
+            if all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in given):
+                return tuple([int(v) for v in given])
         if self.kind == "dtype":
             return dtype(value)
         if self.kind in _CLASSES and isinstance(value, _CLASSES[self.kind]):
             return value
         raise TypeError(f"{value!r} is not {'a list of integers' if self.kind == 'ints' else self.kind}")
+
+
+def _as_float(number: Any) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        raise TypeError("an integer of that size is not a float") from None
 
 
 _CLASSES: dict[str, type] = {"str": str, "symbol": Symbol, "literal": Literal}

@@ -41,6 +41,12 @@ def _name(token: Any) -> str:
     return _string(token, text) if text.startswith('"') else text
 
 
+def _value_name(token: Any) -> str | int:
+    """A value's name, or its number where it has none: the two never meet."""
+    text = str(token)[1:]
+    return int(text) if text.isdigit() else _name(token)
+
+
 def _string(token: Any, text: str) -> str:
     try:
         return json.loads(text)
@@ -68,7 +74,7 @@ class _Builder(Transformer[Token, Module]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scope: dict[str, Value] = {}
+        self.scope: dict[str | int, Value] = {}
 
     # Types and places
     def integers(self, parts: list[Token]) -> tuple[int, ...]:
@@ -124,15 +130,14 @@ class _Builder(Transformer[Token, Module]):
         return parts
 
     def define(self, token: Token, value: Value) -> None:
-        if str(token) in self.scope:
+        name = _value_name(token)
+        if name in self.scope:
             _fail(token, f"{token} is defined already")
-        name = _name(token)
-        quoted = str(token)[1:2] == '"'
-        value.name = None if not quoted and name.isdigit() else name
-        self.scope[str(token)] = value
+        value.name = name if isinstance(name, str) else None
+        self.scope[name] = value
 
     def use(self, token: Token) -> Value:
-        value = self.scope.get(str(token))
+        value = self.scope.get(_value_name(token))
         if value is None:
             _fail(token, f"{token} is not defined here")
         return value
@@ -196,7 +201,7 @@ class _Builder(Transformer[Token, Module]):
         tokens: list[Token] = parts[0] or []
         return (tokens[0] if tokens else None), [self.use(t) for t in tokens]
 
-    def function(self, parts: list[Any]) -> Function:
+    def function(self, parts: list[Any]) -> tuple[Token, Function]:
         symbol, arguments, results, attrs, *rest = parts
         token, returned = rest.pop()
         declared: list[tuple[TensorType, Mark | None]] = results or []
@@ -208,7 +213,7 @@ class _Builder(Transformer[Token, Module]):
         self.scope = {}
         given: dict[Token, Any] = attrs or {}
         pairs: list[tuple[Value, str | None]] = arguments or []
-        return Function(
+        made = Function(
             _name(symbol),
             [v for v, _ in pairs],
             [role for _, role in pairs],
@@ -217,12 +222,13 @@ class _Builder(Transformer[Token, Module]):
             [mark for _, mark in declared],
             {str(k): _free(k, v) for k, v in given.items()},
         )
+        return symbol, made
 
     def module(self, parts: list[Any]) -> Module:
         module = Module(_name(parts[0]))
-        for function in parts[1:]:
+        for symbol, function in parts[1:]:
             if function.name in module.functions:
-                _fail(parts[0], f"function @{function.name} appears twice")
+                _fail(symbol, f"function @{function.name} appears twice")
             module.add(function)
         return module
 
@@ -276,7 +282,7 @@ def _element(token: Token, type: TensorType) -> Any:
         if text not in ("true", "false"):
             _fail(token, f"{text} is not true or false")
         return text == "true"
-    if token.type not in ("NUMBER", "NAME"):
+    if token.type != "NUMBER":
         _fail(token, f"{text} is not a number")
     if dtype.floating:
         try:
@@ -301,6 +307,8 @@ def _literal(name: Token, value: Any, type: TensorType) -> Literal:
         if len(raw) != type.nbytes:
             _fail(name, f"{type} takes {type.nbytes} bytes, not {len(raw)}")
         array = np.frombuffer(raw, type.dtype.numpy.newbyteorder("<")).astype(type.dtype.numpy).reshape(type.shape)
+        if type.dtype.kind == "b":
+            array = np.frombuffer(raw, np.uint8).reshape(type.shape) != 0
         return Literal.of(array, type.dtype)
     if isinstance(value, _List):
         if len(value) != type.size:

@@ -12,9 +12,9 @@ import numpy as np
 
 from .graph import Function, Instruction, Location, Mark, Module, Symbol, Value
 from .literal import Literal
-from .types import DType
+from .types import DType, bf16
 
-PLAIN = re.compile(r"(?!\d+$)[A-Za-z0-9_.]+(/[A-Za-z0-9_.]+)*", re.ASCII)
+PLAIN = re.compile(r"(?!\d+$)[A-Za-z0-9_.]{1,4096}(/[A-Za-z0-9_.]{1,4096}){0,64}", re.ASCII)
 INLINE_ELEMENTS = 16
 
 
@@ -35,10 +35,18 @@ def number(value: Any, dtype: DType) -> str:
     if x in (np.inf, -np.inf):
         return "inf" if x > 0 else "-inf"
     if dtype.name != "f64":
-        short = str(dtype.numpy.type(value))
-        if dtype.numpy.type(float(short)) == dtype.numpy.type(value):
-            return _dotted(short)
+        with np.errstate(over="ignore"):
+            short = _shortest(x) if dtype.name == "bf16" else str(dtype.numpy.type(value))
+            if float(dtype.numpy.type(float(short))) == x:
+                return _dotted(short)
     return _dotted(repr(x))
+
+
+def _shortest(x: float) -> str:
+    """The fewest digits that read back to a bfloat16; its own ``str`` gives six."""
+    return next(
+        t for digits in range(1, 10) if float(bf16.numpy.type(float(t := f"{x:.{digits}g}"))) == x or digits == 9
+    )
 
 
 def _dotted(text: str) -> str:

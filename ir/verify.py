@@ -47,6 +47,11 @@ def verify_function(function: Function, module: Module | None = None) -> None:
         raise VerifyError(f"{where}: {rule}", i.location if i else ())
 
     known: set[Value] = set()
+
+    def place(value: Value, i: Instruction | None) -> None:
+        if value.place is not None and value.place.of is not None and value.place.of not in known:
+            fail(f"the place of {value!r} names a value defined before it", i)
+
     if len(function.arguments) != len(function.roles) or len(function.results) != len(function.marks):
         fail("every argument has a role and every result a mark, or None")
     for value, role in zip(function.arguments, function.roles, strict=True):
@@ -55,11 +60,18 @@ def verify_function(function: Function, module: Module | None = None) -> None:
         if role is not None and role not in ROLES:
             fail(f"role {role!r} is one of {', '.join(ROLES)}")
         known.add(value)
+        place(value, None)
     for i in function.instructions:
         for o in i.operands:
             if o not in known:
                 fail(f"operand {o!r} is defined before it is used", i)
         attrs: dict[str, Any] = dict(i.attrs)
+        if attrs or i.op.attrs:
+            try:
+                if i.op.attributes(attrs) != attrs:
+                    fail("attributes are complete and in the op's form", i)
+            except TypeError as error:
+                fail(f"attributes fit the op ({error})", i)
         if isinstance(i.op, Control):
             for body in i.op.bodies:
                 symbol = attrs.get(body)
@@ -74,8 +86,6 @@ def verify_function(function: Function, module: Module | None = None) -> None:
             )
         except IRError as error:
             fail(error.message, i)
-        except TypeError as error:
-            fail(f"attributes fit the op ({error})", i)
         results = i.results
         if len(results) != len(types):
             fail(f"{i.op.name} has {len(types)} results, not {len(results)}", i)
@@ -83,14 +93,22 @@ def verify_function(function: Function, module: Module | None = None) -> None:
             if r.type is not t and r.type != t:
                 fail(f"the result type is {t}, not {r.type}", i)
             known.add(r)
+            place(r, i)
         if len(set(results)) != len(results):
             fail("results are distinct values", i)
+    roles = dict(zip(function.arguments, function.roles, strict=True))
+    marked: set[tuple[str, Value]] = set()
     for value, mark in zip(function.results, function.marks, strict=True):
         if value not in known:
             fail(f"result {value!r} is defined")
         if mark is None:
             continue
-        if mark.kind not in ("grad", "update") or mark.of not in function.arguments:
+        if mark.kind not in ("grad", "update") or mark.of not in roles:
             fail("a mark is grad or update of an argument")
+        if mark.kind == "update" and roles[mark.of] in ("input", None):
+            fail(f"an update is of state, not of the {roles[mark.of] or 'kernel argument'} {mark.of!r}")
+        if (mark.kind, mark.of) in marked:
+            fail(f"{mark.of!r} has one {mark.kind}")
+        marked.add((mark.kind, mark.of))
         if mark.of.type != value.type:
             fail(f"{mark.kind} of a {mark.of.type} has its type, not {value.type}")

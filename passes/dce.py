@@ -7,11 +7,11 @@ from ..ir.composite import can_fail
 from .manager import Context, Pass
 
 
-def _sweep(function: Function, context: Context) -> bool:
+def _sweep(function: Function, module: Module, context: Context) -> bool:
     used: set[Value] = set(function.results)
     kept: list[Instruction] = []
     for i in reversed(function.instructions):
-        needed = any(r in used for r in i.results) or can_fail(i.op, tuple([o.type for o in i.operands]), i.attrs)
+        needed = any(r in used for r in i.results) or can_fail(i, module)
         if needed or not context.spend("dce", i):
             used.update(i.operands)
             kept.append(i)
@@ -24,11 +24,13 @@ def _sweep(function: Function, context: Context) -> bool:
 def _dce(module: Module, context: Context) -> bool:
     """Ops nobody uses go away, and kernels that no op names."""
     named = set[str]().union(*[f.symbols() for f in module])
-    swept = [_sweep(f, context) for f in module]
-    dead = named - set[str]().union(*[f.symbols() for f in module])
-    for name in dead:
-        del module.functions[name]
-    return any(swept) or bool(dead)
+    swept = [_sweep(f, module, context) for f in module]
+    changed = any(swept)
+    while dead := (named & set(module.functions)) - set[str]().union(*[f.symbols() for f in module]):
+        for name in dead:
+            del module.functions[name]
+        changed = True
+    return changed
 
 
 dce = Pass("dce", _dce)

@@ -44,9 +44,11 @@ def _fold(function: Function, context: Context) -> bool:
             if isinstance(i.op, View):
                 return (build.splat(literals[0].data, result),)
             small = Instruction(i.op, i.operands, i.attrs, [TensorType(result.dtype, ())], i.location)
-            return (build.splat(evaluate(small, [x.data for x in literals])[0], result),)
+            with np.errstate(all="ignore"):
+                return (build.splat(evaluate(small, [x.data for x in literals])[0], result),)
         try:
-            array = evaluate(i, [np.ascontiguousarray(x.array).reshape(x.type.shape) for x in literals])[0]
+            with np.errstate(all="ignore"):
+                array = evaluate(i, [np.ascontiguousarray(x.array).reshape(x.type.shape) for x in literals])[0]
         except IRError:
             return None
         return (build.literal(array),) if context.spend("fold", i) else None

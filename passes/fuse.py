@@ -47,7 +47,10 @@ def _groups(function: Function) -> list[Group]:
     for value, role in function.state():
         if role != "param" or value not in updates or not value.type.dtype.floating:
             continue
-        own = {"param": updates[value], **slots.get(value.name or "", {})}
+        own = {"param": updates[value]}
+        for slot, position in slots.get(value.name or "", {}).items():
+            if function.results[position].type == value.type:
+                own[slot] = position
         group = groups.setdefault((value.type.dtype, tuple(own)), Group())
         group.parameters.append(value)
         for column, position in own.items():
@@ -98,6 +101,8 @@ class _Rule:
             if owner is None or owner.op is not first.op or owner.attrs != first.attrs:
                 return None
             if any(o.type.shape != shape for o in owner.operands):
+                return None
+            if any(o.type.dtype is not p.type.dtype for o, p in zip(owner.operands, first.operands, strict=True)):
                 return None
         return list(zip(*[o.operands for o in owners if o is not None], strict=True))
 
@@ -160,7 +165,7 @@ def _fuse_group(module: Module, function: Function, group: Group, context: Conte
     results = [rule.lower(tuple([function.results[n] for n in column])) for column in group.columns.values()]
     if not rule.ops or not context.spend("fuse update", function.instructions[-1]):
         return False
-    name = f"k{sum(f.name[:1] == 'k' and f.name[1:].isdigit() for f in module)}"
+    name = next(f"k{n}" for n in range(len(module.functions) + 1) if f"k{n}" not in module.functions)
     kernel = rule.kernel.function(
         name, [(v, None) for v in rule.kernel.arguments], [(v, None) for v in results], {"class": "update"}
     )

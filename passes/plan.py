@@ -99,6 +99,7 @@ class Planner:
     def __init__(self, function: Function) -> None:
         self.function = function
         self.slots = state_layout({v.name or "": v.type for v, _ in function.state()})
+        self.ends = {s.dtype: s.end for s in self.slots.values()}  # of the flat buffers: slots come in order
         self.roots: dict[Value, Value] = {}
         self.layouts: dict[Value, Layout] = {}
         self.users: dict[Value, list[Instruction]] = {}
@@ -113,6 +114,8 @@ class Planner:
     def run(self) -> None:
         """Give every value its place."""
         f = self.function
+        for v in (*f.arguments, *(r for i in f.instructions for r in i.results)):
+            v.place = None
         for i in f.instructions:
             for o in i.operands:
                 self.users.setdefault(o, []).append(i)
@@ -152,8 +155,11 @@ class Planner:
 
     def _join_updates(self) -> None:
         """Lay the leaves of fused updates in one piece: their reshapes, pads and concats then move nothing."""
+        returned = set(self.function.results)
         for i in self.function.instructions:
-            if i.op.name != "concat" or not all(isinstance(u.op, Control) for u in self.users.get(i.result, ())):
+            if i.op.name != "concat" or i.result.type.rank != 1 or i.result in returned:
+                continue
+            if not all(isinstance(u.op, Control) for u in self.users.get(i.result, ())):
                 continue
             parts = [self._unpadded(o) for o in i.operands]
             starts: list[int] = []
@@ -237,9 +243,8 @@ class Planner:
             if len(bases) != 1 or not all(self.layouts[v].is_contiguous for v, _ in updates):
                 continue
             base = bases.pop()
-            ends = [s.end for s in self.slots.values() if s.dtype is root.type.dtype]
             owner = next((of for _, of in updates if self.slots[of.name or ""].offset == base), None)
-            if owner is not None and base + root.type.nbytes <= max(ends):
+            if owner is not None and base + root.type.nbytes <= self.ends[root.type.dtype]:
                 covered = sum(v.type.size for v, _ in updates)
                 if covered == root.type.size or isinstance(root.owner.op, Control):
                     root.place = Place("state", 0, owner)

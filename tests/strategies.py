@@ -156,14 +156,16 @@ def _wider(draw: Draw, shape: Shape) -> Shape:
 
 
 def _slice(draw: Draw, shape: Shape) -> dict[str, Shape]:
-    if shape and draw(st.booleans()):  # whole rows: contiguous, away from the start
-        first: int = draw(st.integers(0, shape[0]))
-        rest = (0,) * (len(shape) - 1)
-        stop = draw(st.integers(first, shape[0]))
-        return {"start": (first, *rest), "stop": (stop, *shape[1:]), "step": (1,) * len(shape)}
-    start = tuple(draw(st.integers(0, n)) for n in shape)
-    stop = tuple(draw(st.integers(a, n)) for a, n in zip(start, shape, strict=True))
-    return {"start": start, "stop": stop, "step": tuple(draw(st.integers(1, 3)) for _ in shape)}
+    low = 0 if draw(st.integers(0, 4)) == 0 else 1  # how many elements of each axis stay at least
+    rows = draw(st.booleans())  # whole rows: contiguous, away from the start
+    start: list[int] = []
+    stop: list[int] = []
+    for axis, n in enumerate(shape):
+        whole = rows and axis > 0
+        start.append(0 if whole else draw(st.integers(0, max(n - low, 0))))
+        stop.append(n if whole else draw(st.integers(min(start[-1] + low, n), n)))
+    step = tuple(1 if rows else draw(st.integers(1, 3)) for _ in shape)
+    return {"start": tuple(start), "stop": tuple(stop), "step": step}
 
 
 VIEWS: dict[str, Callable[[Draw, Shape], dict[str, Any]]] = {
@@ -502,7 +504,8 @@ class _Growth:
 
     def steps(self) -> tuple[Callable[[], Value | None], ...]:
         return (
-            self.unary, self.binary, self.binary, self.binary, self.unary, self.view, self.view, self.reduce, self.compare, self.where,
+            self.unary, self.binary, self.binary, self.view, self.unary, self.view, self.view, self.reduce, self.compare, self.where,
+            self.view, self.unary, self.reduce, self.binary,
             self.cast, self.concat, self.pad, self.indexed, self.matmul, self.composite, self.source, self.draws, self.again,
             self.bitcast,
         )  # fmt: skip
@@ -516,9 +519,10 @@ def _fits(small: Shape, wide: Shape) -> bool:
 def programs(draw: Draw, max_ops: int = 60) -> Program:
     """Random functions of 1 to ``max_ops`` ops that verify, with arrays to run them on."""
     g = _Growth(draw)
-    common: Shape = draw(shapes(max_rank=3, max_size=4))
+    empty = draw(st.integers(0, 4)) == 4
+    common: Shape = draw(shapes(max_rank=3, max_size=4, empty=empty))
     for n in range(draw(st.integers(1, 4))):
-        shape = common if n == 0 or g.yes() else draw(shapes(max_rank=3, max_size=4))
+        shape = common if n == 0 or g.yes() else draw(shapes(max_rank=3, max_size=4, empty=empty))
         g.values.append(g.recorder.argument(TensorType(g.one(PROGRAM_DTYPES), shape), f"x{n}"))
     if g.yes():
         g.keys.append(g.recorder.argument(key[()], "key"))
@@ -532,8 +536,11 @@ def programs(draw: Draw, max_ops: int = 60) -> Program:
             g.values.append(made)
     if not g.recorder.instructions:
         g.values.append(g.build.stop_gradient(g.values[0]))
-    results: list[Value] = [g.values[-1]]
-    for _ in range(draw(st.integers(0, 3))):
+    used = {o for i in g.recorder.instructions for o in i.operands}
+    sinks = [v for v in g.values if v not in used]
+    # All that nobody reads, or dce would leave little of a large program; or one value, so that it leaves little.
+    results: list[Value] = sinks if sinks and draw(st.integers(0, 3)) else [g.values[-1]]
+    for _ in range(draw(st.integers(0, 2))):
         back: int = draw(st.integers(0, len(g.values) - 1))
         results.append(g.values[-1 - back])
     marked: list[tuple[Value, Mark | None]] = [(v, None) for v in results]

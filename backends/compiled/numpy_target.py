@@ -143,8 +143,8 @@ class NumpyProgram(Executable):
             return ref
         return self._constant(np.full(shape, np.frombuffer(ref.value, ref.dtype.numpy)[0]), ref.dtype)
 
-    def _resolve(self, v: Value, made: bool) -> Ref:
-        """Where a value lies, from its place; ``made`` for a result, False for an argument."""
+    def _resolve(self, v: Value) -> Ref:
+        """Where a value lies, from its place."""
         place = v.place
         assert place is not None, f"{v!r} has no place"
         if place.kind == "arena":
@@ -152,7 +152,9 @@ class NumpyProgram(Executable):
         assert place.of is not None
         if place.kind == "state":
             slot = self._slots[place.of.name or ""]
-            which = "state" if not made or place.of in self._reads(v) else "next"
+            # A join of state leaves is the current state itself; everything else placed in state is new.
+            reads = v.owner is None or isinstance(v.owner.op, Join)
+            which = "state" if reads else "next"
             return Ref(f"{which} {slot.dtype.name}", slot.offset, v.type.dtype, Layout.contiguous(v.type.shape))
         base = self._refs[place.of]
         assert isinstance(base, Ref)
@@ -167,12 +169,6 @@ class NumpyProgram(Executable):
             v.type.dtype,
             Layout.contiguous(v.type.shape),
         )
-
-    def _reads(self, v: Value) -> tuple[Value, ...]:
-        """The state arguments whose current buffers a join of state leaves is."""
-        if v.owner is None or not isinstance(v.owner.op, Join):
-            return ()
-        return tuple(a for a, _ in self.function.state())
 
     def _scratch_for(self, pool: Arena, dtype: DType, shape: Shape) -> Ref:
         size = TensorType(dtype, shape).nbytes
@@ -247,12 +243,17 @@ class NumpyProgram(Executable):
         to = self._var(out)
         if p.name == "select":
             condition, a, b = arguments
-            if to == a:
-                flipped = self._var(self._scratch_for(pool, p.arguments[0].dtype, shape))
-                self._line(f"logical_not({condition}, {flipped})")
-                self._line(f"copyto({to}, {b}, where={flipped})")
-                return
-            if to != b:
+            written = [isinstance(x.code, Ref) and self._same_bytes(out, x.code) for x in p.arguments]
+            if written[0] or written[1]:
+                # The result overwrites the condition or the first choice: select by a copy of the condition.
+                copy = self._var(self._scratch_for(pool, p.arguments[0].dtype, shape))
+                if written[1]:
+                    self._line(f"logical_not({condition}, {copy})")
+                    self._line(f"copyto({to}, {b}, where={copy})")
+                    return
+                self._line(f"copyto({copy}, {condition})")
+                condition = copy
+            if not written[2]:
                 self._line(f"copyto({to}, {b})")
             self._line(f"copyto({to}, {a}, where={condition})")
             return
@@ -295,7 +296,7 @@ class NumpyProgram(Executable):
             self._refs[i.result] = self._refs[i.operands[0]]
             return
         for r in i.results:
-            self._refs[r] = self._resolve(r, True)
+            self._refs[r] = self._resolve(r)
         if isinstance(op, View) and i.result.place is not None and i.result.place.kind == "alias":
             return
         where = f"  {i.location[0].file.rsplit('/', 1)[-1]}:{i.location[0].line}" if i.location else ""
@@ -516,7 +517,7 @@ class NumpyProgram(Executable):
         f = self.function
         parameters: list[str] = []
         for v, role in zip(f.arguments, f.roles, strict=True):
-            ref = self._refs[v] = self._resolve(v, False)
+            ref = self._refs[v] = self._resolve(v)
             if role in ("input", None):
                 parameters.append(f"in{len(parameters)}")
                 self._line(f"copyto({self._var(ref)}, {parameters[-1]})  # {self._names.of[v]}")

@@ -39,7 +39,7 @@ class Case:
         return f"// CASE {self.name}\n{self.source}\n// EXPECT\n{self.expect}\n"
 
 
-class ExecutionDiffers(AssertionError):
+class ExecutionError(AssertionError):
     """A pass changed what a program computes: no expectation can make that right."""
 
 
@@ -144,7 +144,7 @@ def transform(name: str, module: Module) -> Module:
 def outcome(name: str, source: str) -> tuple[str, Module | None]:
     """What a pass makes of a module, as an expectation's text, and the module; an error's text is its message.
 
-    Raises ``ExecutionDiffers`` where the module computes something else than before.
+    Raises ``ExecutionError`` where the module computes something else than before.
     """
     try:
         before = parse(source).verify()
@@ -155,7 +155,7 @@ def outcome(name: str, source: str) -> tuple[str, Module | None]:
     for entry, arrays, result in expected:
         now = execute(after, entry, arrays)
         if not equal(result, now):
-            raise ExecutionDiffers(f"@{entry} of {arrays} gave {result}, and after {name} {now}\n{after}")
+            raise ExecutionError(f"@{entry} of {arrays} gave {result}, and after {name} {now}\n{after}")
     text = str(after)
     return (UNCHANGED if text == str(before) else text.strip("\n")), after
 
