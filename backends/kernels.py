@@ -258,6 +258,18 @@ def reduce(combine: str, x: Array, out: Array) -> None:
         REDUCTIONS[combine](x, 1, None, out)
 
 
+def rows(array: Array) -> Array:
+    """The array row-major contiguous with the strides of its shape, copied if it is not.
+
+    NumPy calls a one-element array contiguous whatever its strides, and then chooses another loop by them.
+    """
+    step, strides = array.itemsize, list[int]()
+    for n in reversed(array.shape):
+        strides.append(step)
+        step *= n
+    return array if array.strides == tuple(strides[::-1]) else np.array(array, order="C")
+
+
 def arranged(x: Array, axes: tuple[int, ...]) -> Array:
     """``x`` as contiguous ``[outer, n, inner]`` with ``axes`` in the middle; copied only where they are not neighbours."""
     kept = [a for a in range(x.ndim) if a not in axes]
@@ -265,7 +277,7 @@ def arranged(x: Array, axes: tuple[int, ...]) -> Array:
     inner = kept[len(outer) :]
     if axes and list(axes) != list(range(axes[0], axes[-1] + 1)):
         outer, inner = kept, []
-    moved = np.ascontiguousarray(np.transpose(x, (*outer, *axes, *inner)))
+    moved = rows(np.transpose(x, (*outer, *axes, *inner)))
     return moved.reshape([int(np.prod([x.shape[a] for a in group], dtype=np.int64)) for group in (outer, axes, inner)])
 
 

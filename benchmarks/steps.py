@@ -141,7 +141,7 @@ class Torch:
         loss = self.loss(self.torch.from_numpy(self.x), self.torch.from_numpy(self.y))
         loss.backward()
         self.optimizer.step()
-        return float(loss)
+        return loss.item()  # what torch recommends for float(loss)
 
 
 class Jax:
@@ -151,12 +151,21 @@ class Jax:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         jax: Any = import_module("jax")
         jnp: Any = import_module("jax.numpy")
+        tree_map: Any = jax.tree_util.tree_map
         x, y = case.data()
         self.jax, self.x, self.y = jax, x, y.astype(np.int32)  # its integers; int64 would be converted at every step
         parameters = [{"weight": w.T.copy(), "bias": b} for w, b in case.parameters()]
-        zeros = jax.tree_util.tree_map(np.zeros_like, parameters)
+        zeros = tree_map(np.zeros_like, parameters)
         self.initial: Any = (parameters, zeros, zeros, np.zeros((), np.float32))
-        activation: Any = jax.nn.relu if case.activation == "relu" else lambda h: jax.nn.gelu(h, approximate=False)
+
+        def activation(h: Any) -> Any:
+            return jax.nn.relu(h) if case.activation == "relu" else jax.nn.gelu(h, approximate=False)
+
+        def first_moment(m: Any, g: Any) -> Any:
+            return 0.9 * m + 0.1 * g
+
+        def second_moment(v: Any, g: Any) -> Any:
+            return 0.999 * v + 0.001 * g * g
 
         def loss(parameters: Any, x: Any, y: Any) -> Any:
             for n, layer in enumerate(parameters):
@@ -168,10 +177,12 @@ class Jax:
             value, grads = jax.value_and_grad(loss)(p, x, y)
             count = count + 1
             size, root = 1e-3 / (1 - 0.9**count), jnp.sqrt(1 - 0.999**count)
-            m = jax.tree_util.tree_map(lambda m, g: 0.9 * m + 0.1 * g, m, grads)
-            v = jax.tree_util.tree_map(lambda v, g: 0.999 * v + 0.001 * g * g, v, grads)
-            p = jax.tree_util.tree_map(lambda p, m, v: p - size * m / (jnp.sqrt(v) / root + 1e-8), p, m, v)
-            return (p, m, v, count), value
+
+            def updated(p: Any, m: Any, v: Any) -> Any:
+                return p - size * m / (jnp.sqrt(v) / root + 1e-8)
+
+            m, v = tree_map(first_moment, m, grads), tree_map(second_moment, v, grads)
+            return (tree_map(updated, p, m, v), m, v, count), value
 
         self.call: Any = jax.jit(step, donate_argnums=0)
         self.state: Any = None
@@ -199,29 +210,29 @@ OURS = "TapeIR compiled"
 # The worker: one contender and one case, told over standard input when to run
 
 
-def one_round(contender: Contender, seconds: float) -> float:
+def one_round(contender: Contender, seconds: float, clock: Callable[[], float]) -> float:
     """Median over chunks of the mean seconds of a step.
 
     Every chunk starts from the initial state: were one batch trained on for seconds, gradients would vanish into subnormal
-    numbers, at another point for every contender.
+    numbers, at another point for every contender.  ``clock`` measures; wall time ends chunks and rounds.
     """
     chunks: list[float] = []
     spent = 0.0
     while spent < seconds:
         contender.reset()
         contender.step()
-        steps, start = 0, time.perf_counter()
+        steps, begin, start = 0, clock(), time.perf_counter()
         end = start
         while steps < CHUNK_STEPS and end - start < CHUNK_SECONDS:
             contender.step()
             steps += 1
             end = time.perf_counter()
-        chunks.append((end - start) / steps)
+        chunks.append((clock() - begin) / steps)
         spent += end - start
     return statistics.median(chunks)
 
 
-def work(name: str, case: Case) -> None:
+def work(name: str, case: Case, clock: Callable[[], float]) -> None:
     """Answer each line of standard input, the seconds to run, with a line of JSON."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is not an answer
@@ -240,7 +251,7 @@ def work(name: str, case: Case) -> None:
         return answer(failed=f"{'missing' if missing else type(error).__name__}: {text[0] if text else ''}"[:200])
     answer(losses=losses, seconds=time.perf_counter() - start)
     for line in sys.stdin:
-        answer(step=one_round(contender, float(line)))
+        answer(step=one_round(contender, float(line), clock))
     return None
 
 
@@ -250,9 +261,9 @@ def work(name: str, case: Case) -> None:
 class Worker:
     """The process of one contender."""
 
-    def __init__(self, name: str, case: Case) -> None:
+    def __init__(self, name: str, case: Case, flags: list[str]) -> None:
         self.name = name
-        command = [sys.executable, __file__, "--worker", name, "--cases", case.name]
+        command = [sys.executable, __file__, "--worker", name, "--cases", case.name, *flags]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -288,12 +299,21 @@ class Worker:
         return f"{self.microseconds:.1f} ±{spread:.0f}%"
 
 
-def compare(case: Case, names: list[str], rounds: int, seconds: float) -> tuple[dict[str, Worker], dict[str, str]]:
+def single_threaded() -> dict[str, str]:
+    """The environment in which every contender computes on one thread."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return {**counts, "XLA_FLAGS": flags.strip()}
+
+
+def compare(
+    case: Case, names: list[str], flags: list[str], rounds: int, seconds: float
+) -> tuple[dict[str, Worker], dict[str, str]]:
     """Workers that ran, by name, and the reasons of those that did not."""
     workers: dict[str, Worker] = {}
     failed: dict[str, str] = {}
     for name in names:
-        worker = Worker(name, case)
+        worker = Worker(name, case, flags)
         if "failed" in worker.first:
             failed[name] = worker.first["failed"]
             worker.close()
@@ -323,15 +343,18 @@ def row(case: Case, names: list[str], workers: dict[str, Worker]) -> str:
     return f"{case.name:<26}{cells}{ratio:>10.2f}  ({fastest})"
 
 
-def report(cases: list[str], names: list[str], rounds: int, seconds: float) -> None:
-    print(f"us per training step: median of {rounds} rounds of {seconds:g} s, ± half the range over rounds")
+def report(cases: list[str], names: list[str], flags: list[str], rounds: int, seconds: float) -> None:
+    clock = "CPU" if "--cpu-time" in flags else "wall"
+    threads = "one thread each" if "--one-thread" in flags else "threads as each starts them"
+    print(f"us of {clock} time per training step, {threads}")
+    print(f"median of {rounds} rounds of {seconds:g} s, ± half the range over rounds")
     print(f"ratio: the fastest peer / {OURS}; above 1 TapeIR is faster\n")
     print(f"{'batch x MLP':<26}{''.join(f'{n:>18}' for n in names)}{'ratio':>10}")
     notes: dict[str, None] = {}
     worst: dict[str, float] = {}
     starts: dict[str, list[float]] = {}
     for case in map(Case, cases):
-        workers, failed = compare(case, names, rounds, seconds)
+        workers, failed = compare(case, names, flags, rounds, seconds)
         print(row(case, names, workers), flush=True)
         notes |= {f"{name}: {reason}": None for name, reason in failed.items()}
         for name, worker in workers.items():
@@ -356,11 +379,16 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), metavar="NAME",
                         help=", ".join(CONTENDERS))  # fmt: skip
     parser.add_argument("--worker", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--one-thread", action="store_true", help="per contender; otherwise as many as each starts")
+    parser.add_argument("--cpu-time", action="store_true", help="of the process, not wall time; for a busy machine")
     given = parser.parse_args()
+    flags = [flag for flag in ("--one-thread", "--cpu-time") if getattr(given, flag[2:].replace("-", "_"))]
+    if given.one_thread:
+        os.environ.update(single_threaded())
     if given.worker is not None:
-        work(given.worker, Case(given.cases[0]))
+        work(given.worker, Case(given.cases[0]), time.process_time if given.cpu_time else time.perf_counter)
     else:
-        report(given.cases, given.contenders, given.rounds, given.seconds)
+        report(given.cases, given.contenders, flags, given.rounds, given.seconds)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def measure(count: int, text: bool) -> dict[str, float]:
     found["all_mb"] = resident("VmHWM") - before
     found["instructions"] = len(next(iter(module)).instructions)
     del forward
-    tp.trace(pulled, x)
+    tp.trace(pulled, x, dtype=tp.f64)  # the dtype of the cotangent 1.0
     if text:
         found["print"], written = timed(lambda: tp.ir.print_module(module))
         found["characters"] = len(written)
@@ -84,7 +84,8 @@ def best(count: int, repeats: int, text: bool) -> dict[str, float]:
 
 
 def report(sizes: list[int], repeats: int) -> None:
-    print(f"chain of N relu on f64[4], then sum; best of {repeats} fresh processes; us are per relu, growth is to the row above")
+    print(f"chain of N relu on f64[4], then sum; best of {repeats} fresh processes")
+    print("us are per relu, growth is to the row above; vjp is the reverse walk alone, value_and_grad traces both")
     heads = "".join(f"{name + ' ms':>18}{'us':>7}{'growth':>8}" for name in STAGES)
     print(f"{'N':>6}{heads}{'trace MB':>10}{'peak MB':>9}{'instructions':>14}")
     before: dict[str, float] = {}
@@ -100,10 +101,13 @@ def report(sizes: list[int], repeats: int) -> None:
     last = rows[sizes[-1]]
     print(f"\ntext of the module of N = {sizes[-1]} with its gradient, {last['instructions']:.0f} instructions:")
     for name in ("print", "parse"):
-        each = last[name] / last["instructions"] * 1e6
-        print(f"  {name} {last[name]:.2f} s, {each:.1f} us per instruction, {last['characters'] / last[name] / 1e6:.2f} MB/s")
+        each, speed = last[name] / last["instructions"] * 1e6, last["characters"] / last[name] / 1e6
+        print(f"  {name} {last[name]:.2f} s, {each:.1f} us per instruction, {speed:.2f} MB/s")
     print(f"  printing what was parsed gives the same text: {'yes' if last['equal'] else 'NO'}")
-    print(f"\n{TORCHLEAN}\nTapeIR here, construction alone: {last['trace']:.2f} s and {last['trace_mb'] / 1024:.3f} GB.")
+    print(f"\n{TORCHLEAN}")
+    print(
+        f"TapeIR here, construction alone of {sizes[-1]}: {last['trace']:.2f} s and {last['trace_mb'] / 1024:.3f} GB."
+    )
     if hasattr(os, "getloadavg"):
         print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 

@@ -32,8 +32,8 @@ def _run(
         value = as_value(given[n])
         if not value.type.dtype.floating:
             raise DtypeError(f"derivative with respect to argument {n}, {value.type}\n  rule: it is floating", here())
-        if value in inputs:
-            value = builder().reshape(value, shape=value.type.shape)
+        # A value of its own: the function may also reach the argument through its closure, as a constant.
+        value = builder().reshape(value, shape=value.type.shape)
         given[n] = Tensor(value)
         inputs.append(value)
     begin = len(recorder.instructions)

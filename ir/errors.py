@@ -78,6 +78,10 @@ class DivisionByZeroError(IRError, ZeroDivisionError):
     """An integer division by zero."""
 
 
+class NegativePowerError(IRError, ValueError):
+    """An integer to a negative power."""
+
+
 def place_text(locations: Sequence[Location]) -> str:
     """The user's place and source line, ready to stand above a message; empty when there is none."""
     if not locations:

@@ -92,8 +92,8 @@ def verify_function(function: Function, module: Module | None = None) -> None:
         for r, t in zip(results, types, strict=True):
             if r.type is not t and r.type != t:
                 fail(f"the result type is {t}, not {r.type}", i)
-            known.add(r)
             place(r, i)
+        known.update(results)
         if len(set(results)) != len(results):
             fail("results are distinct values", i)
     roles = dict(zip(function.arguments, function.roles, strict=True))

@@ -18,6 +18,9 @@ from ..ir.types import TensorType, key
 from .manager import Context, Pass, per_function
 from .rewrite import sweep
 
+OPERAND_ELEMENTS = 1 << 16
+"""Operands of more elements than this are not expanded to fold a small result."""
+
 
 def _fold(function: Function, context: Context) -> bool:
     """Ops on constants become constants."""
@@ -32,7 +35,7 @@ def _fold(function: Function, context: Context) -> bool:
                 return None
             literals.append(o.owner.attrs["value"])
         result = i.results[0].type
-        if result.dtype is key:
+        if result.dtype is key or sum(x.type.size for x in literals) > OPERAND_ELEMENTS >= result.size:
             return None
         if result.size > INLINE_ELEMENTS:
             if not all(x.is_splat for x in literals) or not (

@@ -139,15 +139,16 @@ class Planner:
         if isinstance(i.op, Source):
             self.constants.update(i.results)
         if isinstance(i.op, View):
-            o = i.operands[0]
+            o, result = i.operands[0], i.results[0]
+            if o in self.constants:
+                self.constants.add(result)
+                self._own(result)
+                return
             layout = i.op.layout(self.layouts[o], **i.attrs)
-            result = i.results[0]
             if layout is not None and (
                 layout.is_contiguous or not any(needs_rows(u) for u in self.users.get(result, ()))
             ):
                 self.roots[result], self.layouts[result] = self.roots[o], layout
-                if o in self.constants:
-                    self.constants.add(result)
                 result.place = Place("alias", 0, o)
                 return
         for r in i.results:
@@ -314,8 +315,13 @@ def _plan(function: Function, context: Context) -> bool:
     """Every value gets a place: an arena offset, an alias of its operand, or a state buffer."""
     if any(role is None for role in function.roles) or (not function.instructions and not function.arguments):
         return False
+
+    def places() -> list[Place | None]:
+        return [v.place for v in (*function.arguments, *(r for i in function.instructions for r in i.results))]
+
+    before = places(), function.attrs.get("arena")
     Planner(function).run()
-    return True
+    return before != (places(), function.attrs["arena"])
 
 
 plan = Pass("plan", per_function(_plan))

@@ -209,10 +209,11 @@ def _optimise(r: Recording, gradients: Mapping[str, Value | None]) -> dict[str, 
         step = build.add(r.step(), 1)
         shared = optimizer.scalars(build, build.cast(step, dtype=f64))
         for name, gradient in gradients.items():
+            parameter = r.arguments[name][0]
+            # Slots that no rule reads are arguments too: the layout of state is that of all of it.
+            slots = {s: r.argument(f"optimizer/{s}/{name}", parameter.type, "optimizer") for s in optimizer.slots}
             if gradient is None:
                 continue
-            parameter = r.arguments[name][0]
-            slots = {s: r.argument(f"optimizer/{s}/{name}", parameter.type, "optimizer") for s in optimizer.slots}
             updates[name], new = optimizer.update(build, shared, parameter, gradient, slots)
             updates.update({f"optimizer/{s}/{name}": v for s, v in new.items()})
         updates[STEP] = step

@@ -7,5 +7,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--accept", action="store_true", help="rewrite the expectations of golden cases; refused where execution differs"
+        "--accept",
+        action="store_true",
+        help="rewrite the expectations of golden cases; refused where execution differs",
     )

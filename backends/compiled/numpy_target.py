@@ -50,7 +50,7 @@ class Ref(NamedTuple):
 
     def shaped(self, shape: Shape) -> Ref:
         """The same contiguous elements under another shape."""
-        return self._replace(layout=Layout.contiguous(shape))
+        return self._replace(layout=Layout(shape, Layout.contiguous(shape).strides, self.layout.offset))
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,7 @@ class NumpyProgram(Executable):
         """The operand row-major contiguous, copied to scratch if it is not."""
         ref = self._array(v)
         if ref.layout.is_contiguous:
-            return ref
+            return ref.shaped(v.type.shape)
         copy = self._scratch_for(pool, ref.dtype, v.type.shape)
         self._copy(copy, ref)
         return copy
@@ -292,8 +292,8 @@ class NumpyProgram(Executable):
         if isinstance(op, Source):
             self._refs[i.result] = self._source(op, i)
             return
-        if isinstance(op, View) and isinstance(self._refs[i.operands[0]], Number):
-            self._refs[i.result] = self._refs[i.operands[0]]
+        if isinstance(op, View) and i.result.place is None:
+            self._refs[i.result] = self._constant_view(op, i)
             return
         for r in i.results:
             self._refs[r] = self._resolve(r)
@@ -305,8 +305,12 @@ class NumpyProgram(Executable):
         if op.check is not None:
             self._check(i, pool)
         if isinstance(op, View):
-            source = self._array(i.operands[0])
-            self._copy(self._result(i.result).shaped(source.layout.shape), source)
+            source, out = self._array(i.operands[0]), self._result(i.result)
+            layout = op.layout(source.layout, **i.attrs)
+            if layout is None:  # a reshape: the elements in the operand's order
+                self._copy(out.shaped(source.layout.shape), source)
+            else:
+                self._copy(out, source._replace(layout=layout))
         elif isinstance(op, Elementwise):
             self._elementwise(op, i, pool)
         elif isinstance(op, Reduce):
@@ -354,6 +358,14 @@ class NumpyProgram(Executable):
         if array.size and not any(array.strides):
             return Number(array.reshape(-1)[:1].tobytes(), dtype)
         return self._constant(array, dtype)
+
+    def _constant_view(self, op: View, i: Instruction) -> Ref | Number:
+        """A view of a constant, moved now."""
+        ref = self._refs[i.operands[0]]
+        if isinstance(ref, Number):
+            return ref
+        moved = op.eval(np, self._constants[int(ref.buffer.split()[1])], **i.attrs)
+        return self._constant(moved, ref.dtype)
 
     def _scalars(self, i: Instruction, full: bool, pool: Arena) -> list[Scalar]:
         return [Scalar(o.type.dtype, self._rows(o, pool) if full else self._operand(o)) for o in i.operands]
@@ -565,6 +577,8 @@ class NumpyProgram(Executable):
 
         def view(buffer: str, offset: int, dtype: str, shape: Shape, strides: Shape) -> Array:
             kind = DTYPES[dtype].numpy
+            if 0 in shape:
+                return np.empty(shape, kind)
             return np.ndarray(shape, kind, buffers[buffer], offset, [s * kind.itemsize for s in strides])
 
         def number(value: bytes, dtype: str) -> Array:

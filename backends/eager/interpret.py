@@ -76,7 +76,7 @@ def execute(
         return (op.scalar(ArrayScalars(result.shape), words, **attrs).code,)
     if op.rounding == "correct":
         return (np.asarray(op.eval(np, *arrays, **attrs)),)
-    arrays = [np.ascontiguousarray(a).reshape(a.shape) for a in arrays]
+    arrays = [kernels.rows(a) for a in arrays]
     if isinstance(op, Elementwise):
         scalars = [Scalar(t.dtype, a) for t, a in zip(types, arrays, strict=True)]
         return (op.scalar(ArrayScalars(result.shape), *scalars, **attrs).code,)

@@ -47,22 +47,25 @@ def remainder(x: Any, y: Any) -> Tensor:
 
 @on_tape
 def pow(x: Any, y: Any) -> Tensor:
-    """``x ** y``; a constant exponent 0.5, 1, 2, 3 or -1 becomes a square root or products."""
+    """``x ** y``; a constant exponent 0.5, 1, 2, 3 or -1 becomes a square root or products.
+
+    Integers to an integer power are integers; a negative exponent then raises.
+    """
     if is_number(y) and not is_number(x):
         value = as_value(x)
         dtype = promoted([value.type.dtype], weak_kind(y))
-        base, build = Tensor(cast(value, dtype)), builder()
+        base, build = cast(value, dtype), builder()
         if y == 1:
-            return base
+            return Tensor(base)
         if y == 2:
-            return Tensor(build.mul(base.value, base.value))
+            return Tensor(build.mul(base, base))
         if y == 3:
-            return Tensor(build.mul(build.mul(base.value, base.value), base.value))
+            return Tensor(build.mul(build.mul(base, base), base))
         if y == -1 and dtype.floating:
-            return Tensor(build.div(1.0, base.value))
+            return Tensor(build.div(1.0, base))
         if y == 0.5:
-            return Tensor(build.sqrt(base.value))
-    return binary("pow", x, y, floating=True)
+            return Tensor(build.sqrt(base))
+    return binary("pow", x, y)
 
 
 @on_tape

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import builtins
+from functools import partial
 from typing import Any
 from typing import cast as typed
 
 import numpy as np
 
-from ...ir.errors import ShapeError
+from ...ir.errors import OutOfRangeError, ShapeError
 from ...ir.graph import Value
 from ...ir.types import Array, bool_, broadcast_shapes, normalize_axis
 from ..convert import as_value, broadcast, builder, on_tape, to_array
@@ -52,13 +53,32 @@ def _is_indices(item: Any) -> bool:
 def _positions(array: Array, size: int) -> Array:
     """A fixed index array counted from 0: bools select, negative positions count from the end."""
     if array.dtype.kind == "b":
+        if array.shape != (size,):
+            raise ShapeError(
+                f"a mask of shape {list(array.shape)} on an axis of size {size}\n  rule: one bool per element of one axis"
+            )
         return np.flatnonzero(array)
-    return np.where(array < 0, array + size, array) if array.dtype.kind == "i" else array
+    if not array.size:
+        return array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"an index array holds integers or bools, not {array.dtype}")
+    outside = array[(array < -size) | (array >= size)]
+    if outside.size:
+        raise OutOfRangeError(
+            f"index {outside[0]} is out of range for an axis of size {size}\n  rule: {-size} <= index < {size}"
+        )
+    return np.where(array < 0, array + size, array)
 
 
-@on_tape
 def index(x: Any, item: Any) -> Tensor:
-    """NumPy-style indexing with integers, slices, ``None``, ``...`` and at most one integer array."""
+    """NumPy-style indexing with integers, slices, ``None``, ``...`` and at most one integer or bool array.
+
+    An index array of Python or NumPy is fixed: negative positions count from the end.  In a tensor they are out of range.
+    """
+    return on_tape(partial(_index, item=item))(x)
+
+
+def _index(x: Any, item: Any) -> Tensor:
     value = as_value(x)
     items: tuple[Any, ...] = typed(tuple[Any, ...], item) if isinstance(item, tuple) else (item,)
     rank = value.type.rank
@@ -97,9 +117,10 @@ def index(x: Any, item: Any) -> Tensor:
                     raise ShapeError(
                         "two index arrays\n  rule: at most one; combine them with ops.take after a reshape"
                     )
-            gathered = (axis, as_value(i if isinstance(i, Tensor) else _positions(to_array(i), size)))
+            with located_errors("indexing", value):
+                gathered = (axis, as_value(i if isinstance(i, Tensor) else _positions(to_array(i), size)))
             shape.extend(gathered[1].type.shape)
-        elif isinstance(i, (int, np.integer)):
+        elif isinstance(i, (int, np.integer)) and not isinstance(i, bool):
             position = i.__index__()
             position += size if position < 0 else 0
             if not 0 <= position < size:

@@ -48,7 +48,7 @@ def matmul(x: Any, y: Any) -> Tensor:
         a = build.reshape(a, shape=(1, *a.type.shape))
     if column:
         b = build.reshape(b, shape=(*b.type.shape, 1))
-    lead = a.type.shape[:-2]
+    lead, rows = a.type.shape[:-2], a.type.shape[:-1]
     flatten = b.type.rank == 2 and a.type.rank > 2
     if flatten:
         a = build.reshape(a, shape=(math.prod(a.type.shape[:-1]), a.type.shape[-1]))
@@ -60,7 +60,7 @@ def matmul(x: Any, y: Any) -> Tensor:
     y = build.matmul(a, b, transpose_a=flip_a, transpose_b=flip_b)
     shape = y.type.shape
     if flatten:
-        shape = (*lead, shape[-1])
+        shape = (*rows, shape[-1])
     if row:
         shape = (*shape[:-2], shape[-1])
     if column:

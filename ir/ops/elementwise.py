@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DivisionByZeroError, ShapeError
+from ..errors import DivisionByZeroError, NegativePowerError, ShapeError
 from ..graph import Value
 from ..literal import saturating_cast
 from ..op import Absent, Attr, Check, Elementwise, Random, Sample, need_kind
@@ -412,13 +412,31 @@ class Cos(Elementwise):
         return (lambda: build.neg(build.mul(dy, build.sin(x))),)
 
 
+def _natural(s: ScalarBuilder, b: Scalar, types: tuple[TensorType, ...], attrs: Mapping[str, Any]) -> Scalar:
+    return s.compare("ge", b, s.like(b, 0))
+
+
+def _negative_message(bad: Any, types: tuple[TensorType, ...], attrs: Mapping[str, Any]) -> str:
+    return f"an integer to the power {bad}\n  rule: integer exponents are not negative\n  remedy: cast one operand to a floating dtype"
+
+
 class Pow(Elementwise):
-    """``y = a ** b``.  Backward: ``da = dy * b * a ** (b - 1)``, ``db = dy * y * ln a`` (0 where ``a`` is 0)."""
+    """``y = a ** b``; an integer to a negative power raises.
+
+    Backward: ``da = dy * b * a ** (b - 1)``, ``db = dy * y * ln a`` (0 where ``a`` is 0).
+    """
 
     name = "pow"
     arity = 2
+    accepts = "fiu"
     rounding = "pinned"
     domain = (0.3, 2.5)
+    check = Check(1, _natural, NegativePowerError, _negative_message, lambda types: types[0].dtype.kind == "i")
+
+    def example(self, random: Random, dtype: DType, shape: tuple[int, ...], position: int) -> Array:
+        if dtype.integer:
+            return random.integers(0, 4, shape).astype(dtype.numpy)
+        return super().example(random, dtype, shape, position)
 
     def eval(self, xp: Any, a: Array, b: Array) -> Array:
         return xp.power(a, b)

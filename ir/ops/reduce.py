@@ -102,6 +102,7 @@ class Argmax(Reduce):
 
     name = "argmax"
     combine = "argmax"
+    accepts = "fiub"
     needs_element = True
 
     def identity(self, dtype: DType) -> Any:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import math
 import random as random_module
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, reject, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tapeir.ir import (
@@ -72,6 +71,7 @@ CANONICAL = """module @"my-model" {
 }
 """
 
+
 def function_text(body: str, arguments: str = "%x: f32[4] input", results: str = "f32[4]") -> str:
     """A module of one function, an instruction a line from line 3 on."""
     return f"module @m {{\nfunc @f({arguments}) -> ({results}) {{\n{body}\n}}\n}}\n"
@@ -105,7 +105,7 @@ def test_canonical_text_is_a_fixed_point() -> None:
 
 
 def test_any_layout_and_comments_are_read() -> None:
-    commented = "// first\n" + "\n".join(f"{line}  // {{ ) \" %x" for line in CANONICAL.splitlines()) + "\n// last"
+    commented = "// first\n" + "\n".join(f'{line}  // {{ ) " %x' for line in CANONICAL.splitlines()) + "\n// last"
     assert parse(commented) == parse(CANONICAL)
     assert parse(" ".join(CANONICAL.split())) == parse(CANONICAL)
     assert parse(CANONICAL.replace("\n", "\r\n\t")) == parse(CANONICAL)
@@ -129,7 +129,9 @@ def test_attributes_print_in_declared_order() -> None:
 
 @pytest.mark.parametrize("name", DTYPES)
 def test_types(name: str) -> None:
-    text = function_text("return %x, %y", f"%x: {name}[] input, %y: {name}[2, 0, 3] input", f"{name}[], {name}[2, 0, 3]")
+    text = function_text(
+        "return %x, %y", f"%x: {name}[] input, %y: {name}[2, 0, 3] input", f"{name}[], {name}[2, 0, 3]"
+    )
     module = parse(text).verify()
     assert [v.type for v in module["f"].arguments] == [TensorType(name, ()), TensorType(name, (2, 0, 3))]
     assert f"({name}[], {name}[2, 0, 3])" in str(module)
@@ -149,12 +151,20 @@ def test_roles_and_marks() -> None:
 
 
 def test_function_attributes() -> None:
-    attrs = '{a = 1, b = -2.5, c = "s\\n\\"", d = f32, e = @k, f = true, g = [1, 2.5, "s", i64, @"k-1", false], in = [], at = inf}'
+    attrs = '{a = 1, b = -2.5, c = "s\\n\\"", d = f32, e = @k, f = true, '
+    attrs += 'g = [1, 2.5, "s", i64, @"k-1", false], in = [], at = inf}'
     function = parse(f"module @m {{ func @f() -> () with {attrs} {{ return }} }}")["f"]
     assert function.attrs == {
-        "a": 1, "b": -2.5, "c": 's\n"', "d": f32, "e": "k", "f": True, "g": (1, 2.5, "s", i64, "k-1", False), "in": (),
+        "a": 1,
+        "b": -2.5,
+        "c": 's\n"',
+        "d": f32,
+        "e": "k",
+        "f": True,
+        "g": (1, 2.5, "s", i64, "k-1", False),
+        "in": (),
         "at": math.inf,
-    }  # fmt: skip
+    }
     assert isinstance(function.attrs["e"], Symbol)
     assert isinstance(function.attrs["g"][4], Symbol)
     assert f"with {attrs} {{" in str(function)
@@ -210,7 +220,26 @@ _SPELLED = {d.numpy: d for d in DTYPES.values() if d is not key}
 # Names
 
 PLAIN = ["x", "0.weight", "optimizer/step", "a_1", "_", ".", "1a", "A.b/C.d/e", "1.5", "x" * 200]
-QUOTED = ["3", "0", "", "my-model", "a b", "a//b", "/a", "a/", "é", "日本", 'a"b', "a\\b", "a\nb", "%x", "@x", "a,b", "3\n", "٣"]
+QUOTED = [
+    "3",
+    "0",
+    "",
+    "my-model",
+    "a b",
+    "a//b",
+    "/a",
+    "a/",
+    "é",
+    "日本",
+    'a"b',
+    "a\\b",
+    "a\nb",
+    "%x",
+    "@x",
+    "a,b",
+    "3\n",
+    "٣",
+]
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -364,11 +393,10 @@ def test_floats_round_trip_by_bits(word: int, wide: int) -> None:
 def test_floats_are_the_shortest_text(x: float) -> None:
     text = number(np.float32(x), f32)
     digits = text.lower().split("e")[0].replace(".", "").replace("-", "").strip("0")
-    for precision in range(1, len(digits)):
-        assert np.float32(f"{x:.{precision - 1}e}") != np.float32(x)
+    with np.errstate(over="ignore"):
+        assert all(np.float32(f"{x:.{n - 1}e}") != np.float32(x) for n in range(1, len(digits)))
 
 
-@pytest.mark.xfail(strict=True, reason="bfloat16 prints six digits: 0.333984, where 0.334 reads back to the same bits")
 def test_narrow_floats_are_the_shortest_text() -> None:
     assert number(bf16.numpy.type(0.333984375), bf16) == "0.334"
 
@@ -397,7 +425,12 @@ def test_float_attributes() -> None:
         again = parse(text)["f"].instructions[0].attrs["eps"]
         assert math.copysign(1, again) == math.copysign(1, value)
         assert again == value
-    assert parse(function_text("%0 = layer_norm %x {rank = 1, eps = 1} : f32[4]\nreturn %0"))["f"].instructions[0].attrs["eps"] == 1.0
+    assert (
+        parse(function_text("%0 = layer_norm %x {rank = 1, eps = 1} : f32[4]\nreturn %0"))["f"]
+        .instructions[0]
+        .attrs["eps"]
+        == 1.0
+    )
     nan = parse(function_text("%0 = layer_norm %x {rank = 1, eps = nan} : f32[4]\nreturn %0"))
     assert math.isnan(nan["f"].instructions[0].attrs["eps"])
 
@@ -508,17 +541,52 @@ ERRORS: list[tuple[str, str, int, int, str]] = [
     ("used before", function_text("%0 = neg %1 : f32[4]\n%1 = neg %0 : f32[4]\nreturn %1"), 3, 10, "%1 is not defined"),
     ("its own operand", function_text("%0 = neg %0 : f32[4]\nreturn %0"), 3, 10, "%0 is not defined here"),
     ("undefined result", function_text("%0 = neg %x : f32[4]\nreturn %1"), 4, 8, "%1 is not defined here"),
-    ("value of another function", "module @m {\nfunc @g(%z: f32[4]) -> (f32[4]) { return %z }\n"
-     "func @f() -> (f32[4]) { return %z }\n}", 3, 32, "%z is not defined here"),
+    (
+        "value of another function",
+        "module @m {\nfunc @g(%z: f32[4]) -> (f32[4]) { return %z }\nfunc @f() -> (f32[4]) { return %z }\n}",
+        3,
+        32,
+        "%z is not defined here",
+    ),
     ("redefinition", function_text("%x = neg %x : f32[4]\nreturn %x"), 3, 1, "%x is defined already"),
-    ("redefined number", function_text("%0 = neg %x : f32[4]\n%0 = neg %x : f32[4]\nreturn %0"), 4, 1, "%0 is defined already"),
-    ("results of one name", function_text("%0, %0 = fused %x {kernel = @f} : f32[4], f32[4]\nreturn %0"), 3, 5, "defined already"),
+    (
+        "redefined number",
+        function_text("%0 = neg %x : f32[4]\n%0 = neg %x : f32[4]\nreturn %0"),
+        4,
+        1,
+        "%0 is defined already",
+    ),
+    (
+        "results of one name",
+        function_text("%0, %0 = fused %x {kernel = @f} : f32[4], f32[4]\nreturn %0"),
+        3,
+        5,
+        "defined already",
+    ),
     ("duplicate argument", function_text("return %x", "%x: f32[4], %x: f32[4]"), 2, 21, "%x is defined already"),
-    ("too few types", function_text("%0, %1 = fused %x {kernel = @f} : f32[4]\nreturn %0"), 3, 1, "2 results and 1 types"),
+    (
+        "too few types",
+        function_text("%0, %1 = fused %x {kernel = @f} : f32[4]\nreturn %0"),
+        3,
+        1,
+        "2 results and 1 types",
+    ),
     ("too many types", function_text("%0 = neg %x : f32[4], f32[4]\nreturn %0"), 3, 1, "1 results and 2 types"),
     ("no type", function_text("%0 = neg %x\nreturn %0"), 4, 1, "'return' where one of these belongs"),
-    ("no result", function_text("neg %x : f32[4]\nreturn %x"), 3, 1, "'neg' where one of these belongs: a value (%name) return"),
-    ("unknown dtype", function_text("%0 = neg %x : f33[4]\nreturn %0"), 3, 15, "f33 is not an element type; one of f16, bf16"),
+    (
+        "no result",
+        function_text("neg %x : f32[4]\nreturn %x"),
+        3,
+        1,
+        "'neg' where one of these belongs: a value (%name) return",
+    ),
+    (
+        "unknown dtype",
+        function_text("%0 = neg %x : f33[4]\nreturn %0"),
+        3,
+        15,
+        "f33 is not an element type; one of f16, bf16",
+    ),
     ("long dtype", function_text(NEG, "%x: float32[4]"), 2, 13, "float32 is not an element type"),
     ("no brackets", function_text(NEG, "%x: f32"), 2, 16, "')' where one of these belongs: ["),
     ("float in a shape", function_text(NEG, "%x: f32[4.5]"), 2, 17, "4.5 is not an integer"),
@@ -526,53 +594,233 @@ ERRORS: list[tuple[str, str, int, int, str]] = [
     ("name in a shape", function_text(NEG, "%x: f32[n]"), 2, 17, "'n' where one of these belongs: ] a number"),
     ("negative shape", function_text(NEG, "%x: f32[-4]"), 2, 13, "f32[-4] is not a possible shape"),
     ("huge shape", function_text(NEG, "%x: f32[99999999999999]"), 2, 13, "is not a possible shape"),
-    ("unknown attribute", function_text("%0 = neg %x {axis = 1} : f32[4]\nreturn %0"), 3, 14, "op neg has no attribute axis; it has none"),
-    ("missing attribute", function_text("%0 = sum %x : f32[]\nreturn %0"), 3, 6, "op sum needs attribute 'axes' (ints)"),
-    ("attribute twice", function_text("%0 = sum %x {axes = [0], axes = [0]} : f32[]\nreturn %0"), 3, 26, "attribute axes appears twice"),
-    ("int for ints", function_text("%0 = sum %x {axes = 0} : f32[]\nreturn %0"), 3, 6, "attribute 'axes': 0 is not a list of integers"),
-    ("string for bool", function_text('%0 = sum %x {axes = [0], keepdims = "no"} : f32[]\nreturn %0'), 3, 6, "'no' is not bool"),
+    (
+        "unknown attribute",
+        function_text("%0 = neg %x {axis = 1} : f32[4]\nreturn %0"),
+        3,
+        14,
+        "op neg has no attribute axis; it has none",
+    ),
+    (
+        "missing attribute",
+        function_text("%0 = sum %x : f32[]\nreturn %0"),
+        3,
+        6,
+        "op sum needs attribute 'axes' (ints)",
+    ),
+    (
+        "attribute twice",
+        function_text("%0 = sum %x {axes = [0], axes = [0]} : f32[]\nreturn %0"),
+        3,
+        26,
+        "attribute axes appears twice",
+    ),
+    (
+        "int for ints",
+        function_text("%0 = sum %x {axes = 0} : f32[]\nreturn %0"),
+        3,
+        6,
+        "attribute 'axes': 0 is not a list of integers",
+    ),
+    (
+        "string for bool",
+        function_text('%0 = sum %x {axes = [0], keepdims = "no"} : f32[]\nreturn %0'),
+        3,
+        6,
+        "'no' is not bool",
+    ),
     ("int for bool", function_text("%0 = sum %x {axes = [0], keepdims = 1} : f32[]\nreturn %0"), 3, 6, "1 is not bool"),
-    ("bool for float", function_text("%0 = layer_norm %x {rank = 1, eps = true} : f32[4]\nreturn %0"), 3, 6, "True is not float"),
+    (
+        "bool for float",
+        function_text("%0 = layer_norm %x {rank = 1, eps = true} : f32[4]\nreturn %0"),
+        3,
+        6,
+        "True is not float",
+    ),
     ("float for int", function_text("%0 = softmax %x {axis = 0.0} : f32[4]\nreturn %0"), 3, 6, "0.0 is not int"),
     ("string for symbol", function_text('%0 = fused %x {kernel = "f"} : f32[4]\nreturn %0'), 3, 6, "'f' is not symbol"),
-    ("unknown dtype attribute", function_text("%0 = cast %x {dtype = f33} : f32[4]\nreturn %0"), 3, 23, "f33 is no attribute value"),
-    ("bytes elsewhere", function_text('%0 = sum %x {axes = bytes "AAAA"} : f32[]\nreturn %0'), 3, 14, "bytes stand only in a constant"),
-    ("nested list", "module @m { func @f() -> () with {a = [[1]]} { return } }", 1, 40, "'[' where one of these belongs"),
-    ("list too short", function_text("%0 = constant {value = [1.0]} : f32[4]\nreturn %0"), 3, 16, "f32[4] takes 4 elements, not 1"),
-    ("list too long", function_text("%0 = constant {value = [1.0, 2.0]} : f32[]\nreturn %0"), 3, 16, "f32[] takes 1 elements, not 2"),
-    ("bad base64", function_text('%0 = constant {value = bytes "@@@@"} : f32[4]\nreturn %0'), 3, 16, "the bytes are not base64"),
-    ("cut base64", function_text('%0 = constant {value = bytes "AAA"} : f32[4]\nreturn %0'), 3, 16, "the bytes are not base64"),
-    ("few bytes", function_text('%0 = constant {value = bytes "AAAA"} : f32[4]\nreturn %0'), 3, 16, "f32[4] takes 16 bytes, not 3"),
-    ("float in an int constant", function_text("%0 = constant {value = 1.5} : i32[4]\nreturn %0"), 3, 24, "1.5 is not an integer"),
-    ("outside the dtype", function_text("%0 = constant {value = [0, 300, 0, 0]} : u8[4]\nreturn %0"), 3, 28, "300 is outside u8"),
+    (
+        "unknown dtype attribute",
+        function_text("%0 = cast %x {dtype = f33} : f32[4]\nreturn %0"),
+        3,
+        23,
+        "f33 is no attribute value",
+    ),
+    (
+        "bytes elsewhere",
+        function_text('%0 = sum %x {axes = bytes "AAAA"} : f32[]\nreturn %0'),
+        3,
+        14,
+        "bytes stand only in a constant",
+    ),
+    (
+        "nested list",
+        "module @m { func @f() -> () with {a = [[1]]} { return } }",
+        1,
+        40,
+        "'[' where one of these belongs",
+    ),
+    (
+        "list too short",
+        function_text("%0 = constant {value = [1.0]} : f32[4]\nreturn %0"),
+        3,
+        16,
+        "f32[4] takes 4 elements, not 1",
+    ),
+    (
+        "list too long",
+        function_text("%0 = constant {value = [1.0, 2.0]} : f32[]\nreturn %0"),
+        3,
+        16,
+        "f32[] takes 1 elements, not 2",
+    ),
+    (
+        "bad base64",
+        function_text('%0 = constant {value = bytes "@@@@"} : f32[4]\nreturn %0'),
+        3,
+        16,
+        "the bytes are not base64",
+    ),
+    (
+        "cut base64",
+        function_text('%0 = constant {value = bytes "AAA"} : f32[4]\nreturn %0'),
+        3,
+        16,
+        "the bytes are not base64",
+    ),
+    (
+        "few bytes",
+        function_text('%0 = constant {value = bytes "AAAA"} : f32[4]\nreturn %0'),
+        3,
+        16,
+        "f32[4] takes 16 bytes, not 3",
+    ),
+    (
+        "float in an int constant",
+        function_text("%0 = constant {value = 1.5} : i32[4]\nreturn %0"),
+        3,
+        24,
+        "1.5 is not an integer",
+    ),
+    (
+        "outside the dtype",
+        function_text("%0 = constant {value = [0, 300, 0, 0]} : u8[4]\nreturn %0"),
+        3,
+        28,
+        "300 is outside u8",
+    ),
     ("negative unsigned", function_text("%0 = constant {value = -1} : u64[4]\nreturn %0"), 3, 24, "-1 is outside u64"),
-    ("number for bool", function_text("%0 = constant {value = 1} : bool[4]\nreturn %0"), 3, 24, "1 is not true or false"),
-    ("bool for number", function_text("%0 = constant {value = true} : f32[4]\nreturn %0"), 3, 24, "true is not a number"),
+    (
+        "number for bool",
+        function_text("%0 = constant {value = 1} : bool[4]\nreturn %0"),
+        3,
+        24,
+        "1 is not true or false",
+    ),
+    (
+        "bool for number",
+        function_text("%0 = constant {value = true} : f32[4]\nreturn %0"),
+        3,
+        24,
+        "true is not a number",
+    ),
     ("string for number", function_text('%0 = constant {value = "1"} : f32[4]\nreturn %0'), 3, 24, "is not a number"),
     ("bad number", function_text("%0 = constant {value = 1.2.3} : f32[4]\nreturn %0"), 3, 24, "1.2.3 is not a number"),
-    ("constant key", function_text("%0 = constant {value = 0} : key[]\nreturn %0"), 3, 16, "there are no constant keys"),
-    ("no constant value", function_text("%0 = constant : f32[4]\nreturn %0"), 3, 6, "op constant needs attribute 'value' (literal)"),
-    ("unknown role", function_text(NEG, "%x: f32[4] parameter"), 2, 20, "parameter is not a role; one of input, param, buffer, optimizer"),
-    ("unknown mark", function_text(NEG, results="f32[4] gradient(%x)"), 2, 38, "gradient is not a mark; grad or update"),
+    (
+        "constant key",
+        function_text("%0 = constant {value = 0} : key[]\nreturn %0"),
+        3,
+        16,
+        "there are no constant keys",
+    ),
+    (
+        "no constant value",
+        function_text("%0 = constant : f32[4]\nreturn %0"),
+        3,
+        6,
+        "op constant needs attribute 'value' (literal)",
+    ),
+    (
+        "unknown role",
+        function_text(NEG, "%x: f32[4] parameter"),
+        2,
+        20,
+        "parameter is not a role; one of input, param, buffer, optimizer",
+    ),
+    (
+        "unknown mark",
+        function_text(NEG, results="f32[4] gradient(%x)"),
+        2,
+        38,
+        "gradient is not a mark; grad or update",
+    ),
     ("mark of nothing", function_text(NEG, results="f32[4] grad(%y)"), 2, 43, "%y is not defined here"),
     ("mark of a result", function_text(NEG, results="f32[4] grad(%0)"), 2, 43, "%0 is not defined here"),
-    ("unknown place", function_text("%0 = neg %x : f32[4] at stack+8\nreturn %0"), 3, 25, "a place is arena+offset, alias"),
-    ("arena of a value", function_text("%0 = neg %x : f32[4] at arena(%x)\nreturn %0"), 3, 25, "a place is arena+offset"),
+    (
+        "unknown place",
+        function_text("%0 = neg %x : f32[4] at stack+8\nreturn %0"),
+        3,
+        25,
+        "a place is arena+offset, alias",
+    ),
+    (
+        "arena of a value",
+        function_text("%0 = neg %x : f32[4] at arena(%x)\nreturn %0"),
+        3,
+        25,
+        "a place is arena+offset",
+    ),
     ("alias of nothing", function_text("%0 = neg %x : f32[4] at alias\nreturn %0"), 3, 25, "a place is arena+offset"),
-    ("alias of an undefined value", function_text("%0 = neg %x : f32[4] at alias(%y)\nreturn %0"), 3, 31, "%y is not defined here"),
+    (
+        "alias of an undefined value",
+        function_text("%0 = neg %x : f32[4] at alias(%y)\nreturn %0"),
+        3,
+        31,
+        "%y is not defined here",
+    ),
     ("fewer returned", function_text(NEG, results="f32[4], f32[4]"), 4, 8, "2 results are declared and 1 returned"),
     ("nothing returned", function_text("return"), 2, 6, "1 results are declared and 0 returned"),
-    ("another type returned", function_text(NEG, results="f32[5]"), 4, 8, "a result is declared f32[5] and returned as f32[4]"),
-    ("another dtype returned", function_text(NEG, results="f64[4]"), 4, 8, "a result is declared f64[4] and returned as f32[4]"),
+    (
+        "another type returned",
+        function_text(NEG, results="f32[5]"),
+        4,
+        8,
+        "a result is declared f32[5] and returned as f32[4]",
+    ),
+    (
+        "another dtype returned",
+        function_text(NEG, results="f64[4]"),
+        4,
+        8,
+        "a result is declared f64[4] and returned as f32[4]",
+    ),
     ("float line", function_text('%0 = neg %x : f32[4] loc("a":1.5)\nreturn %0'), 3, 30, "1.5 is not an integer"),
     ("no line", function_text('%0 = neg %x : f32[4] loc("a")\nreturn %0'), 3, 29, "')' where one of these belongs: :"),
-    ("open string", function_text('%0 = fold_in %x {site = "a} : key[]\nreturn %0'), 3, 25, "this character where one of these belongs"),
-    ("bad escape", function_text('%0 = fold_in %x {site = "\\q"} : key[]\nreturn %0'), 3, 25, "not a JSON string: Invalid \\escape"),
+    (
+        "open string",
+        function_text('%0 = fold_in %x {site = "a} : key[]\nreturn %0'),
+        3,
+        25,
+        "this character where one of these belongs",
+    ),
+    (
+        "bad escape",
+        function_text('%0 = fold_in %x {site = "\\q"} : key[]\nreturn %0'),
+        3,
+        25,
+        "not a JSON string: Invalid \\escape",
+    ),
     ("bad escape in a name", 'module @"\\q" { }', 1, 8, "not a JSON string"),
     ("control character", 'module @"\t" { }', 1, 8, "not a JSON string: Invalid control character"),
     ("trailing slash", function_text("%a/ = neg %x : f32[4]\nreturn %x"), 3, 3, "this character where"),
-    ("name attribute", "module @m { func @f() -> () with {mode = train} { return } }", 1, 42, "train is no attribute value"),
-]  # fmt: skip
+    (
+        "name attribute",
+        "module @m { func @f() -> () with {mode = train} { return } }",
+        1,
+        42,
+        "train is no attribute value",
+    ),
+]
 
 
 @pytest.mark.parametrize(("text", "line", "column", "fragment"), [e[1:] for e in ERRORS], ids=[e[0] for e in ERRORS])
@@ -587,7 +835,6 @@ def test_parse_errors(text: str, line: int, column: int, fragment: str) -> None:
     assert str(error).endswith(f"\n  {rows[line - 1]}\n  {' ' * (column - 1)}^")
 
 
-@pytest.mark.xfail(strict=True, reason="the error stands at the module's name, not at the function's")
 def test_a_duplicate_function_is_an_error_at_its_name() -> None:
     with pytest.raises(ParseError, match="function @f") as caught:
         parse("module @m {\nfunc @f() -> () { return }\nfunc @f() -> () { return }\n}")
@@ -608,57 +855,52 @@ def test_long_functions_do_not_recurse() -> None:
 
 
 NON_INTEGERS = {
-    "a name as string": '["a"]', "an integer as string": '["4"]', "a float": "[4.5]", "a whole float": "[4.0]", "a bool": "[true]",
-    "nan": "[nan]", "infinity": "[1e400]", "a symbol": "[@s]",
-}  # fmt: skip
+    "a name as string": '["a"]',
+    "an integer as string": '["4"]',
+    "a float": "[4.5]",
+    "a whole float": "[4.0]",
+    "a bool": "[true]",
+    "nan": "[nan]",
+    "infinity": "[1e400]",
+    "a symbol": "[@s]",
+}
 
 
-@pytest.mark.xfail(strict=True, reason="Attr.coerce calls int() on each element: wrong errors, or the value is truncated")
 @pytest.mark.parametrize("value", NON_INTEGERS.values(), ids=NON_INTEGERS.keys())
 def test_index_lists_hold_integers_only(value: str) -> None:
     with pytest.raises(ParseError, match="is not a list of integers"):
         parse(function_text(f"%0 = reshape %x {{shape = {value}}} : f32[4]\nreturn %0"))
 
 
-@pytest.mark.xfail(strict=True, reason="Attr.coerce: float() of a huge integer raises OverflowError")
 def test_a_huge_integer_for_a_float_is_a_parse_error() -> None:
     with pytest.raises(ParseError):
         parse(function_text(f"%0 = layer_norm %x {{rank = 1, eps = 1{'0' * 399}}} : f32[4]\nreturn %0"))
 
 
-@pytest.mark.xfail(strict=True, reason='the scope is keyed by spelling: %"y" and %y are two values of one name')
 def test_one_name_is_one_value_however_it_is_spelled() -> None:
     assert parse(function_text('%"y" = neg %x : f32[4]\nreturn %y'))["f"].results[0].name == "y"
     with pytest.raises(ParseError, match="is defined already"):
         parse(function_text('%"y" = neg %x : f32[4]\n%y = neg %x : f32[4]\nreturn %y'))
 
 
-@pytest.mark.xfail(strict=True, reason="quote() prints bare what the grammar's bounded PATH does not read")
 @pytest.mark.parametrize("name", ["a" * 4097, "/".join(["a"] * 66)], ids=["long", "deep"])
 def test_long_and_deep_names_round_trip(name: str) -> None:
     _check_name(name)
 
 
-@pytest.mark.xfail(strict=True, reason="words that Python's float() knows are read as numbers")
 @pytest.mark.parametrize("word", ["infinity", "Infinity", "INF", "NaN"])
 def test_only_inf_and_nan_spell_no_number(word: str) -> None:
     with pytest.raises(ParseError):
         parse(function_text(f"%0 = constant {{value = {word}}} : f32[4]\nreturn %0"))
 
 
-SIGNALLING = pytest.mark.xfail(strict=True, reason="np.isnan of a signalling bfloat16 NaN warns, outside np.errstate")
-
-
-@pytest.mark.parametrize(
-    "word", [pytest.param(0x7FA0, marks=SIGNALLING), pytest.param(0xFF81, marks=SIGNALLING), 0x7FC1, 0xFFFF]
-)
+@pytest.mark.parametrize("word", [0x7FA0, 0xFF81, 0x7FC1, 0xFFFF])
 def test_narrow_nan_bytes_are_one_nan(word: int) -> None:
     raw = base64.b64encode(np.full(18, word, "<u2").tobytes()).decode()
     text = function_text(f'%0 = constant {{value = bytes "{raw}"}} : bf16[18]\nreturn %0', results="bf16[18]")
     assert "{value = nan}" in str(parse(text))
 
 
-@pytest.mark.xfail(strict=True, reason="bool bytes other than 0 and 1 are kept: true elements that are not equal")
 def test_bool_bytes_are_canonical() -> None:
     def text(byte: int) -> str:
         raw = base64.b64encode(bytes([byte, 0] * 9)).decode()
@@ -670,32 +912,103 @@ def test_bool_bytes_are_canonical() -> None:
 # Random edits
 
 TOKENS = [
-    "%x", "%0", "%h", '%"3"', "@k0", "@f", "neg", "add", "constant", "fused", "reshape", "take", "module", "func", "return", "with",
-    "at", "loc", "in", "bytes", "f32[4]", "f32", "key[]", "bool[]", "i64[0]", "arena", "alias", "state", "grad", "input", "param",
-    "{", "}", "(", ")", "[", "]", ",", ":", "=", "->", "+8", "//", '"', '"a"', "\\", "0", "-1", "4.5", "1e999", "nan", "-inf", "true",
-    "shape = [4]", "axes = [0]", "value = 1.0", "axis = -1", "\n", " ", "\t", "é", "\0", "٣", "%", "@", "99999999999999999999", "-",
-]  # fmt: skip
+    "%x",
+    "%0",
+    "%h",
+    '%"3"',
+    "@k0",
+    "@f",
+    "neg",
+    "add",
+    "constant",
+    "fused",
+    "reshape",
+    "take",
+    "module",
+    "func",
+    "return",
+    "with",
+    "at",
+    "loc",
+    "in",
+    "bytes",
+    "f32[4]",
+    "f32",
+    "key[]",
+    "bool[]",
+    "i64[0]",
+    "arena",
+    "alias",
+    "state",
+    "grad",
+    "input",
+    "param",
+    "{",
+    "}",
+    "(",
+    ")",
+    "[",
+    "]",
+    ",",
+    ":",
+    "=",
+    "->",
+    "+8",
+    "//",
+    '"',
+    '"a"',
+    "\\",
+    "0",
+    "-1",
+    "4.5",
+    "1e999",
+    "nan",
+    "-inf",
+    "true",
+    "shape = [4]",
+    "axes = [0]",
+    "value = 1.0",
+    "axis = -1",
+    "\n",
+    " ",
+    "\t",
+    "é",
+    "\0",
+    "٣",
+    "%",
+    "@",
+    "99999999999999999999",
+    "-",
+]
 
 
 SEEDS = [
     CANONICAL,
-    function_text('%0 = take %x, %i {axis = 0} : f32[2] loc("a.py":3 in "l", "b":4)\n%1 = constant {value = [1, -2]} : i8[2]\n'
-                  "%2 = cast %1 {dtype = f32} : f32[2]\n%3 = add %0, %2 : f32[2]\nreturn %3",
-                  "%x: f32[4] input, %i: i64[2] input", "f32[2]"),
-    function_text("%0 = matmul %x, %w {transpose_a = false, transpose_b = true} : f32[2, 5]\n"
-                  "%1 = slice %0 {start = [0, 1], stop = [2, 5], step = [1, 2]} : f32[2, 2]\n"
-                  "%2 = pad %1 {low = [0, 1], high = [0, 0], interior = [0, 1]} : f32[2, 4]\n"
-                  "%3 = concat %2, %2 {axis = 1} : f32[2, 8]\n%4 = softmax %3 {axis = 1} : f32[2, 8]\n"
-                  "%5 = scatter_add %4, %j {axis = 1, size = 3} : f32[2, 3]\nreturn %5",
-                  "%x: f32[2, 3] input, %w: f32[5, 3] param, %j: u8[8] input", "f32[2, 3]"),
-    function_text("%0 = scaled_dot_product_attention %q, %q, %q {causal = true, scale = 0.5} : f32[2, 3, 4]\n"
-                  "%1 = cross_entropy %p, %t : f32[]\n%2 = permute_dims %0 {axes = [2, 0, 1]} : f32[4, 2, 3]\n"
-                  "%3 = max %2 {axes = [0, 2], keepdims = true} : f32[1, 2, 1]\n"
-                  "%4 = iota {dtype = u8, shape = [2, 3], axis = 1} : u8[2, 3]\n"
-                  "%5 = uniform %k {shape = [2], dtype = f32} : f32[2]\nreturn %3, %1, %4, %5",
-                  "%q: f32[2, 3, 4] input, %p: f32[2, 3] input, %t: i64[2] input, %k: key[] input",
-                  "f32[1, 2, 1], f32[], u8[2, 3], f32[2]"),
-]  # fmt: skip
+    function_text(
+        '%0 = take %x, %i {axis = 0} : f32[2] loc("a.py":3 in "l", "b":4)\n%1 = constant {value = [1, -2]} : i8[2]\n'
+        "%2 = cast %1 {dtype = f32} : f32[2]\n%3 = add %0, %2 : f32[2]\nreturn %3",
+        "%x: f32[4] input, %i: i64[2] input",
+        "f32[2]",
+    ),
+    function_text(
+        "%0 = matmul %x, %w {transpose_a = false, transpose_b = true} : f32[2, 5]\n"
+        "%1 = slice %0 {start = [0, 1], stop = [2, 5], step = [1, 2]} : f32[2, 2]\n"
+        "%2 = pad %1 {low = [0, 1], high = [0, 0], interior = [0, 1]} : f32[2, 4]\n"
+        "%3 = concat %2, %2 {axis = 1} : f32[2, 8]\n%4 = softmax %3 {axis = 1} : f32[2, 8]\n"
+        "%5 = scatter_add %4, %j {axis = 1, size = 3} : f32[2, 3]\nreturn %5",
+        "%x: f32[2, 3] input, %w: f32[5, 3] param, %j: u8[8] input",
+        "f32[2, 3]",
+    ),
+    function_text(
+        "%0 = scaled_dot_product_attention %q, %q, %q {causal = true, scale = 0.5} : f32[2, 3, 4]\n"
+        "%1 = cross_entropy %p, %t : f32[]\n%2 = permute_dims %0 {axes = [2, 0, 1]} : f32[4, 2, 3]\n"
+        "%3 = max %2 {axes = [0, 2], keepdims = true} : f32[1, 2, 1]\n"
+        "%4 = iota {dtype = u8, shape = [2, 3], axis = 1} : u8[2, 3]\n"
+        "%5 = uniform %k {shape = [2], dtype = f32} : f32[2]\nreturn %3, %1, %4, %5",
+        "%q: f32[2, 3, 4] input, %p: f32[2, 3] input, %t: i64[2] input, %k: key[] input",
+        "f32[1, 2, 1], f32[], u8[2, 3], f32[2]",
+    ),
+]
 
 
 def test_the_seeds_of_random_edits_are_valid() -> None:
@@ -750,11 +1063,6 @@ def test_random_edits_give_only_ir_errors(text: str) -> None:
         module.verify()
     except (ParseError, VerifyError):
         return
-    except (ValueError, OverflowError) as error:
-        # The bug of test_index_lists_hold_integers_only; drop this clause with it.
-        if "coerce" in [frame.name for frame in traceback.extract_tb(error.__traceback__)]:
-            reject()
-        raise
     again = parse(str(module))
     assert again == module
     again.verify()

@@ -29,7 +29,7 @@ Outcome = tuple[Array, ...] | tuple[str, str]
 
 @dataclass(frozen=True)
 class Case:
-    """One case: the text of a module, and what the pass makes of it (a module, ``UNCHANGED`` or ``ERROR "substring"``)."""
+    """A module's text, and what the pass makes of it: a module, ``UNCHANGED`` or ``ERROR "substring"``."""
 
     name: str
     source: str
@@ -44,7 +44,7 @@ class ExecutionError(AssertionError):
 
 
 def read(path: Path) -> tuple[str, list[Case]]:
-    """The text before the first case, and the cases of a golden file; raises ``ValueError`` for one without an expectation."""
+    """The text before the first case, and the cases; raises ``ValueError`` for one without an expectation."""
     head, *parts = re.split(r"^// CASE ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     cases: list[Case] = []
     for part in parts:
@@ -106,8 +106,7 @@ def execute(module: Module, name: str, arrays: list[Array]) -> Outcome:
     try:
         results: Any = Interpreter(module[name], module)(*arrays)
     except IRError as error:
-        # A composite puts its own name and operands around the message of the op that failed in it.
-        return type(error).__name__, error.message.split("\n")[0].rsplit(": ", 1)[-1]
+        return type(error).__name__, str(error)
     return results if isinstance(results, tuple) else (results,)  # pyright: ignore[reportUnknownVariableType]
 
 
