@@ -52,7 +52,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
             metadata: Any = json.loads(stored.get(METADATA, "{}"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is not there") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
     if not isinstance(metadata, dict):
         raise CheckpointError(f"{path}: its {METADATA!r} metadata is not an object")

@@ -78,12 +78,15 @@ def arrays(*columns: Any) -> Dataset:
 def npz(path: str | os.PathLike[str], *names: str) -> Dataset:
     """The named arrays of an ``.npz`` file.  Raises ``DataError``."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} holds one bare array; it is not an .npz file")
             missing = [n for n in names if n not in archive.files]
             if missing:
                 raise DataError(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive.files)}")
             return Dataset([archive[n] for n in names])
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as .npz: {error}") from None
 
 
@@ -95,23 +98,24 @@ def csv(path: str | os.PathLike[str], target: str, one_hot: Sequence[str] = (), 
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv_format.reader(file))
+            reader = csv_format.reader(file)
+            rows = [(reader.line_num, row) for row in reader if row]
     except (OSError, UnicodeDecodeError, csv_format.Error) as error:
         raise DataError(f"{path} cannot be read as CSV: {error}") from None
     if not rows:
         raise DataError(f"{path} is empty; the first line names the columns")
-    header, body = rows[0], [r for r in rows[1:] if r]
+    (_, header), *body = rows
     for name in (target, *one_hot, *drop):
         if name not in header:
             raise DataError(f"{path} has no column {name!r}; it has {', '.join(header)}")
-    for line, row in enumerate(body, 2):
+    for line, row in body:
         if len(row) != len(header):
             raise DataError(f"{path}:{line}: {len(row)} fields where the header has {len(header)}")
 
     def numbers(name: str) -> Array:
         at = header.index(name)
         values: list[float] = []
-        for line, row in enumerate(body, 2):
+        for line, row in body:
             try:
                 values.append(float(row[at]))
             except ValueError:
@@ -123,7 +127,7 @@ def csv(path: str | os.PathLike[str], target: str, one_hot: Sequence[str] = (), 
         if name == target or name in drop:
             continue
         if name in one_hot:
-            texts = [row[header.index(name)] for row in body]
+            texts = [row[header.index(name)] for _, row in body]
             features.extend(np.array([t == kind for t in texts], np.float64) for kind in sorted(set(texts)))
         else:
             features.append(numbers(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -55,13 +56,13 @@ class RunLog:
         target = Path(path)
         try:
             kept = (
-                [line for line in target.read_text("utf-8").splitlines() if json.loads(line)["step"] <= first]
+                [line for line in target.read_text("utf-8").splitlines() if _step(line) <= first]
                 if first and target.exists()
                 else []
             )
             target.parent.mkdir(parents=True, exist_ok=True)
             self._file = target.open("w", encoding="utf-8")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"log {target} cannot be used: {error}") from None
         self._file.writelines(line + "\n" for line in kept)
 
@@ -74,3 +75,11 @@ class RunLog:
         """Flush and close the file."""
         if self._file is not None:
             self._file.close()
+
+
+def _step(line: str) -> float:
+    """The step of a log line; infinity for one that a crash cut short, so that it is not kept."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -387,6 +387,13 @@ class Runtime:
             raise CheckpointError(f"state {', '.join(missing)} is missing")
         self._state.load(new)
 
+    def load_file(self, path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+        """``load_state`` with what a file held; its errors name the file."""
+        try:
+            self.load_state(arrays)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error.message}") from None
+
     def save(self, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
         """Write all state as safetensors, atomically; ``load`` resumes from it bit for bit."""
         optimizer = self.setting.optimizer
@@ -404,18 +411,18 @@ class Runtime:
             raise CheckpointError(
                 f"{path} was not written by Runtime.save (format {metadata.get('format')}); use load_state for its arrays"
             )
-        options: dict[str, Any] = dict(metadata["optimizer"])
-        kind = OPTIMIZERS.get(options.pop("name"))
-        saved: dict[str, Any] = {
-            "dtype": metadata["dtype"],
-            "seed": metadata["seed"],
-            "objective": metadata["objective"],
-        }
-        if kind is not None:
-            fields: dict[str, Any] = {k: tuple(v) if k == "betas" else v for k, v in options.items()}
-            saved["optimizer"] = kind(**fields)
+        try:
+            options: dict[str, Any] = dict(metadata["optimizer"])
+            kind = OPTIMIZERS.get(options.pop("name"))
+            saved: dict[str, Any] = {name: metadata[name] for name in ("dtype", "seed", "objective")}
+            if kind is not None:
+                saved["optimizer"] = kind(**{k: tuple(v) if k == "betas" else v for k, v in options.items()})
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: its metadata is not that of a runtime: {type(error).__name__} {error}"
+            ) from None
         runtime = cls(model, **{**saved, **overrides})
-        runtime.load_state(arrays)
+        runtime.load_file(path, arrays)
         return runtime
 
 

@@ -209,11 +209,11 @@ class Advanced:
         if metadata.get("format") != FORMAT:
             raise CheckpointError(f"{path} was not written by a TapeIR run; use Runtime.load_state for its arrays")
         for name, now in (("seed", self.config.seed), ("dtype", self.runtime.dtype.name)):
-            if metadata[name] != now:
+            if metadata.get(name) != now:
                 raise CheckpointError(
-                    f"{path} was trained with {name} {metadata[name]}, and this run has {now}\n  remedy: give both one {name}"
+                    f"{path} was trained with {name} {metadata.get(name)}, and this run has {now}\n  remedy: give both one {name}"
                 )
-        self.runtime.load_state(arrays)
+        self.runtime.load_file(path, arrays)
 
     def train(self, data: Data, options: TrainOptions | None = None) -> Trained:
         """Train as ``options`` say, in train mode, and restore the mode."""

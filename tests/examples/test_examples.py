@@ -42,7 +42,17 @@ def test_examples_learn(name: str, bound: float, tmp_path: Path) -> None:
 
 def test_an_example_prints_its_report(tmp_path: Path) -> None:
     environment = {**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(Path(tp.__file__).parents[1])}
-    command = [sys.executable, "-m", "tapeir", "run", str(EXAMPLES / "simple_mlp.py"), "--backend", "compiled", "--steps", "40"]
+    command = [
+        sys.executable,
+        "-m",
+        "tapeir",
+        "run",
+        str(EXAMPLES / "simple_mlp.py"),
+        "--backend",
+        "compiled",
+        "--steps",
+        "40",
+    ]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("simple_mlp: ")

@@ -209,7 +209,13 @@ def test_embedding(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_flatten(backend: str) -> None:
     x = random(2, 3, 4, 5)
-    for arguments, shape in (((), (2, 60)), ((0,), (120,)), ((1, 2), (2, 12, 5)), ((-2, -1), (2, 3, 20)), ((2, 2), x.shape)):
+    for arguments, shape in (
+        ((), (2, 60)),
+        ((0,), (120,)),
+        ((1, 2), (2, 12, 5)),
+        ((-2, -1), (2, 3, 20)),
+        ((2, 2), x.shape),
+    ):
         close(tp.Runtime(nn.Flatten(*arguments), backend=backend, dtype="float64").predict(x), x.reshape(shape))
     with pytest.raises(tp.ShapeError, match="start_dim"):
         tp.Runtime(nn.Flatten(2, 1), backend=backend).predict(x)
@@ -385,16 +391,20 @@ class Counting(nn.Module):
 def test_buffers(backend: str) -> None:
     rt = tp.Runtime(Counting(), backend=backend, dtype="float64", optimizer=tp.optim.SGD(0.0))
     x, y = np.array([[1.0, 2.0], [3.0, 4.0]]), np.zeros((3, 2))
-    expected = np.zeros(2)
+    expected, added = np.zeros(2), np.array([4.0, 6.0])
     for _ in range(3):
-        assert rt.predict(x).tolist() == [expected.tolist(), (expected + [4, 6]).tolist(), (2 * (expected + [4, 6])).tolist()]
+        assert rt.predict(x).tolist() == [
+            expected.tolist(),
+            (expected + added).tolist(),
+            (2 * (expected + added)).tolist(),
+        ]
         rt.loss(x, y)
         rt.loss_and_grads(x, y)
         rt.eval().predict(x)
         rt.train()
         assert rt.buffers["total"].tolist() == expected.tolist(), "only step commits"
         rt.step(x, y)
-        expected = 2 * (expected + [4, 6])
+        expected = 2 * (expected + added)
         assert rt.buffers["total"].tolist() == expected.tolist(), "the last assign is the update"
 
 
@@ -460,7 +470,9 @@ def test_causal_attention_ignores_the_future_exactly(backend: str, dtype: str) -
     assert (weights[np.tril_indices(n)] > 0).all()
     scores = np.where(np.tri(n) > 0, (3 * x) @ x.T / np.sqrt(d), -np.inf)
     expected = np.exp(scores - scores.max(1, keepdims=True))
-    np.testing.assert_allclose(weights, expected / expected.sum(1, keepdims=True), rtol=1e-11 if dtype == "float64" else 1e-3, atol=1e-7)
+    np.testing.assert_allclose(
+        weights, expected / expected.sum(1, keepdims=True), rtol=1e-11 if dtype == "float64" else 1e-3, atol=1e-7
+    )
     changed = x.copy()
     changed[-1] = 1e3
     assert rt.predict(changed)[:-1].tobytes() == weights[:-1].tobytes()
@@ -478,7 +490,10 @@ def test_attention_with_heads_mask_and_scale(backend: str) -> None:
     scores = np.where(mask, q @ k.swapaxes(-1, -2) * 0.3, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     close(tp.compile(attend, backend=backend)(q, k, v), weights / weights.sum(-1, keepdims=True) @ v)
-    close(ops.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3), weights / weights.sum(-1, keepdims=True) @ v)
+    close(
+        ops.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3),
+        weights / weights.sum(-1, keepdims=True) @ v,
+    )
 
 
 # Initialisers

@@ -275,7 +275,14 @@ def test_powers_of_floats(exponent: float) -> None:
 
 @pytest.mark.parametrize(
     ("exponent", "wanted"),
-    [(0.5, {"sqrt"}), (1, set[str]()), (2, {"mul"}), (3, {"mul"}), (-1, {"constant", "div"}), (2.5, {"constant", "pow"})],
+    [
+        (0.5, {"sqrt"}),
+        (1, set[str]()),
+        (2, {"mul"}),
+        (3, {"mul"}),
+        (-1, {"constant", "div"}),
+        (2.5, {"constant", "pow"}),
+    ],
 )
 def test_special_exponents_become_products(exponent: float, wanted: set[str]) -> None:
     function = next(iter(tp.trace(lambda x: x**exponent, tp.f32[3])))
@@ -502,7 +509,9 @@ def test_joins() -> None:
         ops.concat([])
 
 
-@pytest.mark.parametrize(("sections", "axis"), [(2, 0), (3, 1), ([1, 3], 0), ([0, 2, 4], 0), ([1], -1), ([2, 9], 0)], ids=str)
+@pytest.mark.parametrize(
+    ("sections", "axis"), [(2, 0), (3, 1), ([1, 3], 0), ([0, 2, 4], 0), ([1], -1), ([2, 9], 0)], ids=str
+)
 def test_split(sections: Any, axis: int) -> None:
     x = random(4, 3)
     parts = ops.split(x, sections, axis)

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
 import tapeir as tp
+from tapeir.cli import app
 
 MODEL = """\
 import numpy as np
@@ -85,11 +87,32 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    """Runs commands in this process, where many are tried; each sets the exception hook."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    return CliRunner()
+
+
 # run
 
 
 def test_run(folder: Path) -> None:
-    done = irc(folder, "run", "tiny.py", "--backend", "compiled", "--log", "log.jsonl", "--save", "out.safetensors", "--", "a", "--b")
+    done = irc(
+        folder,
+        "run",
+        "tiny.py",
+        "--backend",
+        "compiled",
+        "--log",
+        "log.jsonl",
+        "--save",
+        "out.safetensors",
+        "--",
+        "a",
+        "--b",
+    )
     assert (done.code, done.err) == (0, "")
     first, *lines, trained, test, report = done.out.splitlines()
     assert first == "tiny: 83 parameters, f32, backend compiled, device cpu, seed 0"
@@ -103,7 +126,22 @@ def test_run(folder: Path) -> None:
 
 
 def test_run_json(folder: Path) -> None:
-    flags = ["--dtype", "float", "--seed", 3, "--steps", 100, "--epochs", 2, "--batch-size", 12, "--lr", 0.5, "--set", "shuffle=False"]
+    flags = [
+        "--dtype",
+        "float",
+        "--seed",
+        3,
+        "--steps",
+        100,
+        "--epochs",
+        2,
+        "--batch-size",
+        12,
+        "--lr",
+        0.5,
+        "--set",
+        "shuffle=False",
+    ]
     results: list[dict[str, Any]] = []
     for backend in ("eager", "compiled"):
         done = irc(folder, "run", "tiny.py", "--json", "--backend", backend, *flags)
@@ -111,7 +149,15 @@ def test_run_json(folder: Path) -> None:
         results.append(json.loads(done.out))
     eager, compiled = results
     for r in results:
-        assert (r["model"], r["parameters"], r["dtype"], r["device"], r["seed"], r["step"], r["steps"]) == ("tiny", 83, "f64", "cpu", 3, 4, 4)
+        assert (r["model"], r["parameters"], r["dtype"], r["device"], r["seed"], r["step"], r["steps"]) == (
+            "tiny",
+            83,
+            "f64",
+            "cpu",
+            3,
+            4,
+            4,
+        )
         assert set(r["test"]) == {"loss", "accuracy"}
     assert (eager["backend"], compiled["backend"]) == ("eager", "compiled")
     assert eager["loss_after"] == compiled["loss_after"]
@@ -196,7 +242,9 @@ def test_labels_out_of_range(folder: Path) -> None:
 
 def test_guarded_runs(folder: Path) -> None:
     (folder / "nan.py").write_text(
-        MODEL.replace("    return tp.data", "    x[:, 1] = np.nan\n    return tp.data").replace("nn.BatchNorm1d(8), ", "")
+        MODEL.replace("    return tp.data", "    x[:, 1] = np.nan\n    return tp.data").replace(
+            "nn.BatchNorm1d(8), ", ""
+        )
     )
     texts = {fails(folder, "run", "nan.py", "--guard", "nonfinite", "--backend", b) for b in ("eager", "compiled")}
     assert len(texts) == 1
@@ -253,17 +301,8 @@ USAGE = [
 
 
 @pytest.mark.parametrize("arguments", USAGE, ids=" ".join)
-def test_wrong_usage(arguments: list[str], folder: Path) -> None:
-    from typer.testing import CliRunner
-
-    from tapeir.cli import app
-
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        result = CliRunner().invoke(app, arguments)
-    finally:
-        os.chdir(before)
+def test_wrong_usage(arguments: list[str], inside: CliRunner) -> None:
+    result = inside.invoke(app, arguments)
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
 
@@ -286,17 +325,12 @@ def test_debug_shows_the_traceback(folder: Path) -> None:
 # dump
 
 
-def test_dumps_of_every_stage_parse_and_verify(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from typer.testing import CliRunner
-
-    from tapeir.cli import app
-
-    monkeypatch.chdir(folder)
+def test_dumps_of_every_stage_parse_and_verify(inside: CliRunner) -> None:
     texts: dict[tuple[str, str, str], str] = {}
     for stage in ("traced", "grad", "optimized", "fused", "planned", "tape"):
         for entry in ("forward", "loss", "train_step"):
             for mode in ("train", "eval") if entry != "train_step" else ("train",):
-                result = CliRunner().invoke(app, ["dump", "tiny.py", "--stage", stage, "--entry", entry, "--mode", mode])
+                result = inside.invoke(app, ["dump", "tiny.py", "--stage", stage, "--entry", entry, "--mode", mode])
                 assert result.exit_code == 0, result.output
                 text = texts[stage, entry, mode] = result.stdout
                 module = tp.parse(text)
@@ -317,7 +351,9 @@ def test_dumps_of_every_stage_parse_and_verify(folder: Path, monkeypatch: pytest
 def test_dump_in_a_process(folder: Path) -> None:
     first = irc(folder, "dump", "tiny.py")
     assert (first.code, first.err) == (0, "")
-    assert first.out.startswith("module @tiny {\n  func @forward_train(\n    %x: f32[8, 4] input,\n    %0.weight: f32[8, 4] param,\n")
+    assert first.out.startswith(
+        "module @tiny {\n  func @forward_train(\n    %x: f32[8, 4] input,\n    %0.weight: f32[8, 4] param,\n"
+    )
     assert irc(folder, "dump", "tiny.py").out == first.out, "a dump is the same on every run"
     done = irc(folder, "dump", "tiny.py", "--stage", "program", "--entry", "train_step")
     assert done.code == 0
@@ -330,7 +366,7 @@ def test_dump_in_a_process(folder: Path) -> None:
     tp.parse(text).verify()
     done = irc(folder, "dump", "tiny.py", "--stage", "fused", "--after-all", "passes")
     assert done.code == 0
-    files = sorted((folder / "passes").iterdir())
+    files = sorted((folder / "passes").glob("*.ir"))
     assert files
     for file in files:
         tp.parse(file.read_text()).verify()
@@ -338,13 +374,13 @@ def test_dump_in_a_process(folder: Path) -> None:
 
 def test_inputs_stand_in_for_data(folder: Path) -> None:
     head = HEADER + "model = nn.Linear(4, 3)\nconfig = tp.Trainer.Config(objective='cross_entropy')\n"
-    (folder / "types.py").write_text(head + "inputs = (tp.f32[6, 4], tp.i64[6])\n")
+    (folder / "typed.py").write_text(head + "inputs = (tp.f32[6, 4], tp.i64[6])\n")
     (folder / "arrays.py").write_text(head + "inputs = (np.ones((6, 4)), np.zeros(6, int))\n")
     (folder / "neither.py").write_text(head)
-    for name in ("types", "arrays"):
+    for name in ("typed", "arrays"):
         assert "f32[6, 4]" in irc(folder, "dump", f"{name}.py", "--entry", "loss").out
     assert irc(folder, "dump", "arrays.py", "--stage", "tape").code == 0
-    fails(folder, "dump", "types.py", "--stage", "tape", code=2)
+    fails(folder, "dump", "typed.py", "--stage", "tape", code=2)
     text = fails(folder, "dump", "neither.py")
     assert "inputs = " in text
     assert "remedy" in text
@@ -360,7 +396,7 @@ def test_opt(folder: Path) -> None:
     module.verify()
     assert [i.op.name for i in module.functions["main"].instructions] == ["mul", "add"]
     assert [line.split(":")[0] for line in done.err.splitlines()] == ["cse", "dce"]
-    assert sorted((folder / "steps").iterdir())
+    assert [p.name for p in sorted((folder / "steps").glob("*.ir"))] == ["01-cse.ir", "02-dce.ir"]
     done = irc(folder, "opt", "m.ir", "--passes", "cse,dce", "--fuel", 0, "-o", "same.ir")
     assert (done.code, done.out) == (0, "")
     assert (folder / "same.ir").read_text() == IR
@@ -382,7 +418,9 @@ def test_check(folder: Path) -> None:
     done = irc(folder, "check", "m.ir", "m.ir")
     assert (done.code, done.err) == (0, "")
     assert done.out == "m.ir: 1 functions, 4 ops, valid\n" * 2
-    (folder / "type.ir").write_text(IR.replace("%2 = add %0, %1 : f32[3]", "%2 = add %0, %1 : f32[4]"))
+    (folder / "type.ir").write_text(
+        IR.replace(") -> (f32[3])", ") -> (f32[4])").replace("%0, %1 : f32[3]", "%0, %1 : f32[4]")
+    )
     (folder / "text.ir").write_text(IR.replace("%3 = exp", "%3 = = exp"))
     (folder / "name.ir").write_text(IR.replace("return %2", "return %7"))
     (folder / "op.ir").write_text(IR.replace("exp", "nothing"))
@@ -414,7 +452,19 @@ def test_help(folder: Path) -> None:
         assert command in done.out
     done = irc(folder, "run", "--help")
     assert done.code == 0
-    for flag in ("--dtype", "--backend", "--cpu", "--cuda", "--steps", "--stop-at", "--resume", "--guard", "--set", "--json", "--debug"):
+    for flag in (
+        "--dtype",
+        "--backend",
+        "--cpu",
+        "--cuda",
+        "--steps",
+        "--stop-at",
+        "--resume",
+        "--guard",
+        "--set",
+        "--json",
+        "--debug",
+    ):
         assert flag in done.out
     assert irc(folder).code == 2, "no command is wrong usage"
 

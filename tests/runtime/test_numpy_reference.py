@@ -115,7 +115,12 @@ def test_other_optimizers() -> None:
             p = p - 0.1 * (g + 0.9 * momentum)
             rt.step(x, y)
             np.testing.assert_allclose(rt.params["weight"], p, rtol=RTOL)
-        rt = tp.Runtime(nn.Linear(5, 3, bias=False), optimizer=tp.optim.AdamW(LR, weight_decay=0.5), dtype="float64", backend=backend)
+        rt = tp.Runtime(
+            nn.Linear(5, 3, bias=False),
+            optimizer=tp.optim.AdamW(LR, weight_decay=0.5),
+            dtype="float64",
+            backend=backend,
+        )
         rt.load_state({"weight": w})
         p, m, v = w, np.zeros_like(w), np.zeros_like(w)
         for step in (1, 2, 3):

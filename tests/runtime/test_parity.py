@@ -40,7 +40,14 @@ def runtime(file: ModelFile, backend: str, dtype: str, **options: Any) -> tp.Run
     """A runtime as the model file's config makes it."""
     c = file.config
     return tp.Runtime(
-        file.model, objective=c.objective, optimizer=c.optimizer, dtype=dtype, backend=backend, seed=c.seed, name=file.stem, **options
+        file.model,
+        objective=c.objective,
+        optimizer=c.optimizer,
+        dtype=dtype,
+        backend=backend,
+        seed=c.seed,
+        name=file.stem,
+        **options,
     )
 
 
@@ -166,7 +173,9 @@ def test_guarded_training_is_the_same(file: ModelFile) -> None:
 )
 def test_every_optimizer(optimizer: tp.optim.Optimizer, dtype: str) -> None:
     file = load(next(p for p in EXAMPLES if p.stem == "simple_mlp"))
-    eager, compiled = (tp.Runtime(file.model, optimizer=optimizer, dtype=dtype, backend=b) for b in ("eager", "compiled"))
+    eager, compiled = (
+        tp.Runtime(file.model, optimizer=optimizer, dtype=dtype, backend=b) for b in ("eager", "compiled")
+    )
     for batch in batches(file, 10):
         assert same(eager.step(*batch), compiled.step(*batch))
     assert_same_states(eager, compiled)

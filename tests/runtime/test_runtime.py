@@ -134,7 +134,11 @@ def test_guarded_ops(dtype: str) -> None:
     assert "log made -inf" in text
     for backend in BACKENDS:
         rt = runtime(backend, Logarithm(), guard="nonfinite", dtype=dtype)
-        for call in (lambda rt=rt: rt.predict(bad), lambda rt=rt: rt.loss(bad, Y), lambda rt=rt: rt.loss_and_grads(bad, Y)):
+        for call in (
+            lambda rt=rt: rt.predict(bad),
+            lambda rt=rt: rt.loss(bad, Y),
+            lambda rt=rt: rt.loss_and_grads(bad, Y),
+        ):
             with pytest.raises(tp.NonFiniteError, match="log made -inf"):
                 call()
         unguarded = runtime(backend, Logarithm(), dtype=dtype)
@@ -245,7 +249,7 @@ def test_load_state(backend: str) -> None:
     for _ in range(3):
         rt.step(X, Y)
     other.step(X, Y)
-    slots = {n: a for n, a in other.optimizer_state.items()}
+    slots = dict(other.optimizer_state)
     other.load_state({**rt.params, **rt.buffers, "1.num_batches_tracked": np.array(3)})
     assert all((other.params[n] == a).all() for n, a in rt.params.items())
     assert all((other.optimizer_state[n] == a).all() for n, a in slots.items()), "what is left out stays"
@@ -425,8 +429,9 @@ def test_configure() -> None:
 
 def test_refused_arguments() -> None:
     for options, error in (
-        ({"clip_norm": 1.0}, TypeError), ({"scheduler": None}, TypeError), ({"accumulate": 1}, TypeError), ({"numerics": "fast"}, ValueError),
-        ({"guard": "yes"}, ValueError), ({"dtype": "int32"}, ValueError), ({"dtype": "quad"}, ValueError), ({"device": "cuda"}, tp.BackendError),
+        ({"clip_norm": 1.0}, TypeError), ({"scheduler": None}, TypeError), ({"accumulate": 1}, TypeError),
+        ({"numerics": "fast"}, ValueError), ({"guard": "yes"}, ValueError), ({"dtype": "int32"}, ValueError),
+        ({"dtype": "quad"}, ValueError), ({"device": "cuda"}, tp.BackendError),
         ({"backend": "nothing"}, tp.BackendError), ({"dtype": "float16"}, tp.BackendError), ({"seed": -1}, ValueError),
         ({"objective": "nll"}, ValueError),
     ):  # fmt: skip
@@ -594,7 +599,7 @@ def test_the_steady_state_of_the_compiled_program_allocates_nothing_that_grows(g
         float(rt.step(x, y))
     tracemalloc.start()
     try:
-        for _ in range(5):
+        for _ in range(150):  # NumPy caches some small blocks, up to a bound
             float(rt.step(x, y))
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()

@@ -100,7 +100,14 @@ def test_the_short_last_batch_is_trained_on() -> None:
 
 
 def test_refused_options() -> None:
-    for options in ({"steps": -1}, {"epochs": -1}, {"stop_at": -1}, {"batch_size": 0}, {"log_every": -1}, {"checkpoint_every": -1}):
+    for options in (
+        {"steps": -1},
+        {"epochs": -1},
+        {"stop_at": -1},
+        {"batch_size": 0},
+        {"log_every": -1},
+        {"checkpoint_every": -1},
+    ):
         with pytest.raises(ValueError, match=next(iter(options))):
             Options(**options)
     for name in ("accumulate", "scheduler", "eval_every", "cuda_mem_watch", "unknown"):
@@ -143,7 +150,9 @@ def test_loaders() -> None:
     whole = [(e, b[0].tolist()) for _, (e, b) in zip(range(9), loader.steps(), strict=False)]
     assert [e for e, _ in whole] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     for start in range(7):
-        assert [(e, b[0].tolist()) for _, (e, b) in zip(range(9 - start), loader.steps(start), strict=False)] == whole[start:]
+        assert [(e, b[0].tolist()) for _, (e, b) in zip(range(9 - start), loader.steps(start), strict=False)] == whole[
+            start:
+        ]
 
 
 def test_split() -> None:
@@ -213,9 +222,13 @@ def test_report_and_evaluation() -> None:
 
 def test_evaluation_weighs_rows() -> None:
     x = np.arange(1500.0).reshape(-1, 1) / 1500
-    trained = tp.Trainer.new(nn.Linear(1, 1), Config(dtype="float")).train(tp.data.arrays(x, x * 3), Options(batch_size=100))
+    trained = tp.Trainer.new(nn.Linear(1, 1), Config(dtype="float")).train(
+        tp.data.arrays(x, x * 3), Options(batch_size=100)
+    )
     w, b = trained.runtime.params["weight"], trained.runtime.params["bias"]
-    np.testing.assert_allclose(trained.eval(tp.data.arrays(x, x * 3)).loss, ((x @ w.T + b - x * 3) ** 2).mean(), rtol=1e-11)
+    np.testing.assert_allclose(
+        trained.eval(tp.data.arrays(x, x * 3)).loss, ((x @ w.T + b - x * 3) ** 2).mean(), rtol=1e-11
+    )
 
 
 def test_print_prediction(capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,7 +332,13 @@ def test_checkpoints_while_training(tmp_path: Path) -> None:
             if step == 5:
                 raise KeyboardInterrupt
 
-    options: dict[str, Any] = {"steps": 8, "batch_size": 4, "checkpoint": path, "checkpoint_every": 2, "log": tmp_path / "log.jsonl"}
+    options: dict[str, Any] = {
+        "steps": 8,
+        "batch_size": 4,
+        "checkpoint": path,
+        "checkpoint_every": 2,
+        "log": tmp_path / "log.jsonl",
+    }
     with pytest.raises(KeyboardInterrupt):
         trainer().train(DATA, Options(**options, callbacks=[Stop()]))
     assert [r["step"] for r in read(tmp_path / "log.jsonl")] == [1, 2, 3, 4, 5]
@@ -373,7 +392,18 @@ def test_resume_across_processes_and_backends(dtype: str, tmp_path: Path) -> Non
     result: dict[str, Any] = {}
     for n, (backend, stop) in enumerate(legs):
         resume = ["--resume", "part.safetensors"] if n else []
-        result = irc("--dtype", dtype, "--backend", backend, "--stop-at", stop, "--save", "part.safetensors", *resume, cwd=tmp_path)
+        result = irc(
+            "--dtype",
+            dtype,
+            "--backend",
+            backend,
+            "--stop-at",
+            stop,
+            "--save",
+            "part.safetensors",
+            *resume,
+            cwd=tmp_path,
+        )
         assert result["step"] == stop
         assert result["backend"] == backend
     assert result["loss_after"] == whole["loss_after"]
@@ -439,7 +469,16 @@ def test_csv(tmp_path: Path) -> None:
         ("x,z\n1,2\n", r"a\.csv has no column 'y'; it has x, z"),
         ("x,y\n1,\n", r"a\.csv:2: y is '', not a number"),
     ],
-    ids=["number", "number after blank lines", "fields", "fields after a blank line", "quoted line break", "empty", "column", "no text"],
+    ids=[
+        "number",
+        "number after blank lines",
+        "fields",
+        "fields after a blank line",
+        "quoted line break",
+        "empty",
+        "column",
+        "no text",
+    ],
 )
 def test_csv_errors_name_the_file_line_and_column(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(text)
