@@ -43,23 +43,36 @@ class Attr:
 
     def coerce(self, value: Any) -> Any:
         """The value as instructions hold it; raises ``TypeError`` when it is not of the kind."""
-        if value is None and self.default is None:
-            return None
-        given: Any = value
-        if self.kind == "int" and isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-            return int(given)
-        if self.kind == "float" and isinstance(value, (int, float, np.floating)) and not isinstance(value, bool):
-            return _as_float(given)
-        if self.kind == "bool" and isinstance(value, (bool, np.bool_)):
-            return bool(given)
-        if self.kind == "ints" and isinstance(value, (tuple, list)):
-            if all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in given):
-                return tuple([int(v) for v in given])
+        if value is None:
+            return self._none()
+        if self.kind == "bool" and _is(value, bool, np.bool_):
+            return bool(value)
+        if self.kind == "int" and _is_integer(value):
+            return int(value)
+        if self.kind == "float" and (_is_integer(value) or _is(value, float, np.floating)):
+            return _as_float(value)
+        if self.kind == "ints" and _is(value, tuple, list) and all(map(_is_integer, value)):
+            return tuple(map(int, value))
         if self.kind == "dtype":
             return dtype(value)
-        if self.kind in _CLASSES and isinstance(value, _CLASSES[self.kind]):
+        if self.kind in _CLASSES and _is(value, _CLASSES[self.kind]):
             return value
-        raise TypeError(f"{value!r} is not {'a list of integers' if self.kind == 'ints' else self.kind}")
+        raise self._foreign(value)
+
+    def _none(self) -> None:
+        if self.default is not None:
+            raise self._foreign(None)
+
+    def _foreign(self, value: Any) -> TypeError:
+        return TypeError(f"{value!r} is not {'a list of integers' if self.kind == 'ints' else self.kind}")
+
+
+def _is(value: Any, *classes: type) -> bool:
+    return isinstance(value, classes)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _as_float(number: Any) -> float:

@@ -65,12 +65,14 @@ class ModelFile:
         if "data" not in self.names:
             return None
         data: Any = self.value("data")
-        pair: Any = cast(Any, data) if isinstance(data, tuple) else (data, None)
-        if len(pair) != 2 or not isinstance(pair[0], Dataset) or not isinstance(pair[1], (Dataset, type(None))):
+        if isinstance(data, Dataset):
+            return data, None
+        kinds = [isinstance(d, Dataset) for d in data] if isinstance(data, tuple) else []  # pyright: ignore[reportUnknownVariableType]
+        if kinds != [True, True]:
             raise ModelFileError(
-                f"{self.path}: data is {type(data).__name__}, not a Dataset or a pair (train, test) of them"
+                f"{self.path}: data is {type(data).__name__}, not a Dataset or a pair (train, test) of them"  # pyright: ignore[reportUnknownArgumentType]
             )
-        return pair[0], pair[1]
+        return cast(tuple[Dataset, Dataset], data)
 
     def _typed(self, name: str, kind: type[Any]) -> Any:
         value = self.value(name)

@@ -416,7 +416,9 @@ class Runtime:
             kind = OPTIMIZERS.get(options.pop("name"))
             saved: dict[str, Any] = {name: metadata[name] for name in ("dtype", "seed", "objective")}
             if kind is not None:
-                saved["optimizer"] = kind(**{k: tuple(v) if k == "betas" else v for k, v in options.items()})
+                if "betas" in options:
+                    options["betas"] = tuple(options["betas"])
+                saved["optimizer"] = kind(**options)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{path}: its metadata is not that of a runtime: {type(error).__name__} {error}"

@@ -1,5 +1,9 @@
 """Layers against independent NumPy formulas, state names and layouts, tied weights, buffers, attention."""
 
+# Parameters of a lambda cannot be annotated.
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -22,7 +26,7 @@ def random(*shape: int, seed: int = 0) -> Any:
 
 def runtime(model: nn.Module, backend: str = "eager", **options: Any) -> tp.Runtime:
     """A float64 runtime whose parameters are random, not their initial values."""
-    rt = tp.Runtime(model, backend=backend, **{"dtype": "float64", **options})
+    rt = tp.Runtime(model, backend=backend, **dict[str, Any]({"dtype": "float64", **options}))
     rt.load_state({**{n: random(*a.shape, seed=7 + k) for k, (n, a) in enumerate(rt.params.items())}, **rt.buffers})
     return rt
 

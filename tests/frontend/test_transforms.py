@@ -1,5 +1,9 @@
 """Derivatives of plain functions, tracing and compiling them."""
 
+# Parameters of a lambda cannot be annotated.
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
 from typer.testing import CliRunner
 
 import tapeir as tp
@@ -435,8 +435,10 @@ def test_check(folder: Path) -> None:
 
 def test_listings(folder: Path) -> None:
     for command, names in (
-        ("ops", {"add", "matmul", "relu", "mask", "cross_entropy"}), ("passes", {"cse", "dce", "fuse", "plan"}), ("backends", {"eager", "compiled"}),
-    ):  # fmt: skip
+        ("ops", {"add", "matmul", "relu", "mask", "cross_entropy"}),
+        ("passes", {"cse", "dce", "fuse", "plan"}),
+        ("backends", {"eager", "compiled"}),
+    ):
         done = irc(folder, command)
         assert (done.code, done.err) == (0, "")
         lines = done.out.splitlines()

@@ -71,7 +71,7 @@ class Calls:
     ids=str,
 )  # fmt: skip
 def test_steps_and_epochs(options: dict[str, Any], steps: int) -> None:
-    trained = trainer().train(DATA, Options(**{"batch_size": 4, **options}))
+    trained = trainer().train(DATA, Options(**dict[str, Any]({"batch_size": 4, **options})))
     assert trained.runtime.step_count == steps
     assert trained.report.steps == steps
     assert trained.runtime.mode == "train"
@@ -109,13 +109,13 @@ def test_refused_options() -> None:
         {"checkpoint_every": -1},
     ):
         with pytest.raises(ValueError, match=next(iter(options))):
-            Options(**options)
+            Options(**dict[str, Any](options))
     for name in ("accumulate", "scheduler", "eval_every", "cuda_mem_watch", "unknown"):
         with pytest.raises(TypeError):
-            Options(**{name: 1})
+            Options(**dict[str, Any]({name: 1}))
     for name in ("clip_norm", "unknown"):
         with pytest.raises(TypeError):
-            Config(**{name: 1})
+            Config(**dict[str, Any]({name: 1}))
     with pytest.raises(tp.IRError, match="no rows"):
         trainer().train(tp.data.arrays(X[:0], Y[:0]), Options())
 
