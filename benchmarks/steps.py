@@ -245,7 +245,7 @@ def work(name: str, case: Case, clock: Callable[[], float]) -> None:
         contender = CONTENDERS[name](case)
         contender.reset()
         losses = [contender.step() for _ in range(CHECKED + 1)]
-    except Exception as error:  # a peer may be absent, or its compiler
+    except (ImportError, RuntimeError, OSError) as error:  # a peer may be absent, or its compiler
         missing = isinstance(error, ImportError)
         text = str(error).strip().splitlines()
         return answer(failed=f"{'missing' if missing else type(error).__name__}: {text[0] if text else ''}"[:200])

@@ -42,7 +42,13 @@ def _run(
 
 
 def _outputs(result: Any) -> list[Value]:
-    return [as_value(r) for r in result] if isinstance(result, (tuple, list)) else [as_value(result)]  # pyright: ignore[reportUnknownVariableType]
+    """The values a function returned: one, or a flat tuple or list of them."""
+    if not isinstance(result, (tuple, list)):
+        return [as_value(result)]
+    items: list[Any] = list(result)  # pyright: ignore[reportUnknownArgumentType]
+    if any(isinstance(item, (tuple, list, dict)) for item in items):
+        raise TypeError("a traced function returns a value or a flat tuple of values, not nested ones")
+    return [as_value(item) for item in items]
 
 
 def _or_zeros(found: Sequence[Value | None], like: Sequence[Value]) -> list[Tensor]:

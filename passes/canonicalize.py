@@ -89,6 +89,13 @@ class NotNot(MulOne):
         return build.bit_not(build.bit_not(x))
 
 
+class StopGradient(MulOne):
+    """stop_gradient(x) is x: derivatives are recorded before any pass runs."""
+
+    def before(self, build: Any, x: Any) -> Any:
+        return build.stop_gradient(x)
+
+
 class WhereSame(Rewrite):
     """where(c, x, x) is x."""
 
@@ -237,10 +244,28 @@ class SliceAll(Rewrite):
 
 
 RULES: tuple[Rewrite, ...] = (
-    MulOne(), OneMul(), DivOne(), AddNegativeZero(), SubZero(), DivPowerOfTwo(), NegNeg(), NotNot(), WhereSame(), CastSame(),
-    CastThere(), ReshapeTwice(), SameShape(), BroadcastSame(), BroadcastTwice(), BroadcastLeading(), PermuteTwice(),
-    PermuteSame(), FlipTwice(), SliceAll(),
-)  # fmt: skip
+    MulOne(),
+    OneMul(),
+    DivOne(),
+    AddNegativeZero(),
+    SubZero(),
+    DivPowerOfTwo(),
+    NegNeg(),
+    NotNot(),
+    StopGradient(),
+    WhereSame(),
+    CastSame(),
+    CastThere(),
+    ReshapeTwice(),
+    SameShape(),
+    BroadcastSame(),
+    BroadcastTwice(),
+    BroadcastLeading(),
+    PermuteTwice(),
+    PermuteSame(),
+    FlipTwice(),
+    SliceAll(),
+)
 
 
 def _canonicalize(function: Function, context: Context) -> bool:

@@ -213,6 +213,9 @@ class Advanced:
                 raise CheckpointError(
                     f"{path} was trained with {name} {metadata.get(name)}, and this run has {now}\n  remedy: give both one {name}"
                 )
+        saved, now = metadata.get("optimizer", {}).get("name"), type(self.config.optimizer).__name__
+        if saved != now:
+            raise CheckpointError(f"{path} was trained with {saved}, and this run has {now}, which keeps other state")
         self.runtime.load_file(path, arrays)
 
     def train(self, data: Data, options: TrainOptions | None = None) -> Trained:

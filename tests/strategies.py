@@ -119,7 +119,11 @@ def elementwise_samples(draw: Draw, op: Elementwise) -> Sample:
     if op.name == "cast":
         return Sample(operands, {"dtype": draw(st.sampled_from(NUMBERS))}, False)
     if op.name == "bitcast":
-        return Sample(operands, {"dtype": draw(st.sampled_from([t for t in NUMBERS if t.bits == d.bits and t.kind in "fiu"]))}, False)
+        return Sample(
+            operands,
+            {"dtype": draw(st.sampled_from([t for t in NUMBERS if t.bits == d.bits and t.kind in "fiu"]))},
+            False,
+        )
     return Sample(operands, draw(st.sampled_from(list(op.examples()))), d is f64 and op.name != "stop_gradient")
 
 
@@ -306,7 +310,9 @@ class _Growth:
         if kind == 0:
             return self.constant(type)
         if kind == 1:
-            small = self.pick(lambda t: t.dtype is type.dtype and t.rank <= type.rank and t != type and _fits(t.shape, type.shape))
+            small = self.pick(
+                lambda t: t.dtype is type.dtype and t.rank <= type.rank and t != type and _fits(t.shape, type.shape)
+            )
             if small is not None:
                 return self.build.broadcast_to(small, shape=type.shape)
         found = self.pick(lambda t: t == type)
@@ -410,12 +416,18 @@ class _Growth:
             if x.type.dtype is bool_:
                 return None
             size = self.draw(st.integers(1, 4))
-            index = self.random.integers(0, size, shape if name != "scatter_add" else shape[axis : axis + 1]).astype(dtype)
+            index = self.random.integers(0, size, shape if name != "scatter_add" else shape[axis : axis + 1]).astype(
+                dtype
+            )
             return getattr(self.build, name)(x, self.build.literal(index), axis=axis, size=size)
         if shape[axis] == 0:
             return None
         count: Shape = self.draw(shapes(max_rank=2, max_size=3)) if name == "take" else (self.draw(st.integers(0, 4)),)
-        index = np.asarray(self.random.integers(0, shape[axis], count if name == "take" else (*shape[:axis], *count, *shape[axis + 1 :])))
+        index = np.asarray(
+            self.random.integers(
+                0, shape[axis], count if name == "take" else (*shape[:axis], *count, *shape[axis + 1 :])
+            )
+        )
         return getattr(self.build, name)(x, self.build.literal(index.astype(dtype)), axis=axis)
 
     def matmul(self) -> Value | None:
@@ -457,8 +469,11 @@ class _Growth:
         if math.prod(shape) > MAX_SIZE:
             return None
         axis: int = self.draw(st.integers(0, len(shape) - 1))
-        return self.build.iota(dtype=self.one((f64, f32, i64)), shape=shape, axis=axis) if self.yes() else self.constant(
-            TensorType(self.one(PROGRAM_DTYPES), shape))
+        return (
+            self.build.iota(dtype=self.one((f64, f32, i64)), shape=shape, axis=axis)
+            if self.yes()
+            else self.constant(TensorType(self.one(PROGRAM_DTYPES), shape))
+        )
 
     def draws(self) -> Value | None:
         if not self.keys:
@@ -466,8 +481,11 @@ class _Growth:
         origin = self.one(self.keys)
         if self.yes():
             numbers = [v for v in self.values if v.type.rank == 0 and v.type.dtype.integer]
-            made = self.build.fold_in(origin, self.one(numbers)) if numbers and self.yes() else self.build.fold_in(
-                origin, site=f"block:{self.draw(st.integers(0, 3))}")
+            made = (
+                self.build.fold_in(origin, self.one(numbers))
+                if numbers and self.yes()
+                else self.build.fold_in(origin, site=f"block:{self.draw(st.integers(0, 3))}")
+            )
             self.keys.append(made)
             return None
         shape: Shape = self.draw(shapes(max_rank=3))
@@ -560,7 +578,10 @@ def update_programs(draw: Draw, max_ops: int = 8) -> Program:
     count: int = draw(st.integers(1, 4))
     slots = ("m", "v")[: draw(st.integers(0, 2))]
     main: DType = g.one(FLOATS)
-    types = [TensorType(main if draw(st.integers(0, 5)) else g.one(FLOATS), draw(shapes(max_rank=3, max_size=4))) for _ in range(count)]
+    types = [
+        TensorType(main if draw(st.integers(0, 5)) else g.one(FLOATS), draw(shapes(max_rank=3, max_size=4)))
+        for _ in range(count)
+    ]
     given = g.recorder.argument
     arguments: list[tuple[Value, str | None]] = []
     leaves: list[list[Value]] = []

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,56 +32,12 @@ from ...ir.op import (
 from ...ir.print import Names, instruction
 from ...ir.record import blame
 from ...ir.scalar import Scalar, ScalarBuilder
-from ...ir.types import DTYPES, Array, DType, Shape, TensorType, i64, key, u32, u64
+from ...ir.types import DTYPES, Array, Shape, i64, u32, u64
 from ...passes.plan import Arena, state_layout
 from .. import kernels
 from ..base import Bound, Executable
 from ..state import State, aligned_bytes
-
-
-class Ref(NamedTuple):
-    """An array of the program: its buffer, byte offset, dtype and layout (in elements)."""
-
-    buffer: str  # "arena", "scratch", "constant N", "state f32" or "next f32"
-    offset: int
-    dtype: DType
-    layout: Layout
-
-    def shaped(self, shape: Shape) -> Ref:
-        """The same contiguous elements under another shape."""
-        return self._replace(layout=Layout(shape, Layout.contiguous(shape).strides, self.layout.offset))
-
-
-@dataclass(frozen=True)
-class Number:
-    """A scalar constant of the program."""
-
-    value: bytes
-    dtype: DType
-
-
-@dataclass
-class Primitive:
-    """One call of a scalar primitive."""
-
-    name: str
-    arguments: tuple[Scalar, ...]
-    result: Scalar
-
-
-class _Recorded(ScalarBuilder):
-    """Collects the primitives of ``scalar`` rules."""
-
-    def __init__(self) -> None:
-        self.primitives: list[Primitive] = []
-
-    def emit(self, primitive: str, arguments: tuple[Scalar, ...], dtype: DType) -> Scalar:
-        result = Scalar(dtype, None)
-        self.primitives.append(Primitive(primitive, arguments, result))
-        return result
-
-    def constant(self, value: float | bool, dtype: DType) -> Scalar:
-        return Scalar(dtype, Number(np.asarray(value).astype(dtype.numpy).tobytes(), dtype))
+from .numpy_writer import Number, Recorded, Ref, Writer
 
 
 class NumpyProgram(Executable):
@@ -93,55 +48,23 @@ class NumpyProgram(Executable):
         self._module = module
         self._slots = state_layout({v.name or "": v.type for v, _ in function.state()})
         self._arena_bytes = int(function.attrs.get("arena", 0))
-        self._scratch_bytes = 0
-        self._constants: list[Array] = []
-        self._numbers: dict[Number, str] = {}
-        self._views: dict[Ref, str] = {}
-        self._setup: list[str] = []
-        self._body: list[str] = []
+        self._out = Writer()
         self._refs: dict[Value, Ref | Number] = {}
         self._names = Names(function)
         self._fails: list[Callable[[Array], IRError]] = []
         self._state: State | None = None
         kernels.blas()
         self._generate()
-        self.memory = self._arena_bytes + self._scratch_bytes + sum(c.nbytes for c in self._constants)
+        self.memory = self._arena_bytes + self._out.scratch_bytes + sum(c.nbytes for c in self._out.constants)
         code = compile(self.source, f"<tapeir {module.name}.{function.name} {id(self):x}>", "exec")
         linecache.cache[code.co_filename] = (len(self.source), None, self.source.splitlines(True), code.co_filename)
         scope: dict[str, Any] = {}
         exec(code, scope)
         self._program: Callable[..., Callable[..., tuple[Array, ...]]] = scope["program"]
         self._arena = aligned_bytes(self._arena_bytes)
-        self._scratch = aligned_bytes(self._scratch_bytes)
+        self._scratch = aligned_bytes(self._out.scratch_bytes)
 
     # Arrays
-
-    def _var(self, ref: Ref | Number) -> str:
-        """The variable that holds an array or number of the program."""
-        if isinstance(ref, Number):
-            if ref not in self._numbers:
-                name = self._numbers[ref] = f"c{len(self._numbers)}"
-                value = np.frombuffer(ref.value, ref.dtype.numpy)[0]
-                self._setup.append(f"{name} = number({ref.value!r}, {ref.dtype.name!r})  # {value}")
-            return self._numbers[ref]
-        if ref not in self._views:
-            name = self._views[ref] = f"v{len(self._views)}"
-            shape = (*ref.layout.shape, 2) if ref.dtype is key else ref.layout.shape
-            strides = (2, 1)[1:] if ref.dtype is key else ref.layout.strides
-            start = ref.offset + ref.layout.offset * ref.dtype.numpy.itemsize
-            self._setup.append(f"{name} = view({ref.buffer!r}, {start}, {ref.dtype.name!r}, {shape}, {strides})")
-        return self._views[ref]
-
-    def _constant(self, array: Array, dtype: DType) -> Ref:
-        """A constant array of the program."""
-        self._constants.append(np.ascontiguousarray(array).reshape(array.shape))
-        return Ref(f"constant {len(self._constants) - 1}", 0, dtype, Layout.contiguous(array.shape))
-
-    def _full(self, ref: Ref | Number, shape: Shape) -> Ref:
-        """A number as a constant array."""
-        if isinstance(ref, Ref):
-            return ref
-        return self._constant(np.full(shape, np.frombuffer(ref.value, ref.dtype.numpy)[0]), ref.dtype)
 
     def _resolve(self, v: Value) -> Ref:
         """Where a value lies, from its place."""
@@ -170,98 +93,7 @@ class NumpyProgram(Executable):
             Layout.contiguous(v.type.shape),
         )
 
-    def _scratch_for(self, pool: Arena, dtype: DType, shape: Shape) -> Ref:
-        size = TensorType(dtype, shape).nbytes
-        offset = pool.take(size)
-        self._scratch_bytes = max(self._scratch_bytes, pool.end)
-        return Ref("scratch", offset, dtype, Layout.contiguous(shape))
-
-    def _line(self, text: str) -> None:
-        self._body.append(text)
-
-    def _copy(self, to: Ref, source: Ref | Number) -> None:
-        same = isinstance(source, Ref) and self._same_bytes(to, source) and to.layout.shape == source.layout.shape
-        if not same:
-            self._line(f"copyto({self._var(to)}, {self._var(source)})")
-
     # Primitives
-
-    def _emit(self, primitives: list[Primitive], outs: Sequence[tuple[Scalar, Ref]], shape: Shape, pool: Arena) -> None:
-        """Print primitives; ``outs`` says where the results that matter go.  Temporaries come from ``pool`` and are reused."""
-        last: dict[Scalar, int] = {}
-        for n, p in enumerate(primitives):
-            for a in p.arguments:
-                last[a] = n
-        targets = {id(s): ref for s, ref in outs}
-        temporary: dict[int, Ref] = {}
-        late: list[tuple[Ref, Scalar]] = []
-        made = {id(p.result) for p in primitives}
-        for n, p in enumerate(primitives):
-            target = targets.get(id(p.result))
-            if target is not None and self._read_later(target, primitives, n, temporary):
-                late.append((target, p.result))
-                target = None
-            dying = [a for a in dict.fromkeys(p.arguments) if last[a] == n and id(a) in temporary]
-            if target is None:
-                target = next(
-                    (
-                        temporary.pop(id(a))._replace(dtype=p.result.dtype)
-                        for a in reversed(dying)
-                        if a.dtype.bits == p.result.dtype.bits
-                    ),
-                    None,
-                ) or self._scratch_for(pool, p.result.dtype, shape)
-                temporary[id(p.result)] = target
-            self._call(p, target, shape, pool)
-            p.result.code = target
-            for a in dying:
-                if id(a) in temporary:
-                    ref = temporary.pop(id(a))
-                    pool.give(ref.offset, TensorType(ref.dtype, shape).nbytes)
-        for target, scalar in late:
-            self._copy(target, scalar.code)
-        for scalar, target in outs:
-            if id(scalar) not in made or (scalar.code != target and all(target is not t for t, _ in late)):
-                self._copy(target, scalar.code)
-
-    @staticmethod
-    def _read_later(target: Ref, primitives: list[Primitive], n: int, temporary: dict[int, Ref]) -> bool:
-        """Whether writing ``target`` at primitive ``n`` would destroy an operand that a later one reads."""
-        for p in primitives[n + 1 :]:
-            for a in p.arguments:
-                if (
-                    isinstance(a.code, Ref)
-                    and (a.code.buffer, a.code.offset) == (target.buffer, target.offset)
-                    and id(a) not in temporary
-                ):
-                    return True
-        return False
-
-    def _call(self, p: Primitive, out: Ref, shape: Shape, pool: Arena) -> None:
-        """Print one primitive."""
-        arguments = [self._var(a.code) for a in p.arguments]
-        to = self._var(out)
-        if p.name == "select":
-            condition, a, b = arguments
-            written = [isinstance(x.code, Ref) and self._same_bytes(out, x.code) for x in p.arguments]
-            if written[0] or written[1]:
-                # The result overwrites the condition or the first choice: select by a copy of the condition.
-                copy = self._var(self._scratch_for(pool, p.arguments[0].dtype, shape))
-                if written[1]:
-                    self._line(f"logical_not({condition}, {copy})")
-                    self._line(f"copyto({to}, {b}, where={copy})")
-                    return
-                self._line(f"copyto({copy}, {condition})")
-                condition = copy
-            if not written[2]:
-                self._line(f"copyto({to}, {b})")
-            self._line(f"copyto({to}, {a}, where={condition})")
-            return
-        kernel = kernels.primitive(p.name, p.arguments[-1].dtype, p.result.dtype)
-        scratch = [self._scratch_for(pool, d, shape) for d in kernel.scratch]
-        self._line(f"{kernel.name}({', '.join([*arguments, to, *map(self._var, scratch)])})")
-        for ref in scratch:
-            pool.give(ref.offset, TensorType(ref.dtype, shape).nbytes)
 
     # Ops, by family
 
@@ -270,15 +102,15 @@ class NumpyProgram(Executable):
 
     def _array(self, v: Value) -> Ref:
         """The operand as an array."""
-        return self._full(self._refs[v], v.type.shape)
+        return self._out.full(self._refs[v], v.type.shape)
 
     def _rows(self, v: Value, pool: Arena) -> Ref:
         """The operand row-major contiguous, copied to scratch if it is not."""
         ref = self._array(v)
         if ref.layout.is_contiguous:
             return ref.shaped(v.type.shape)
-        copy = self._scratch_for(pool, ref.dtype, v.type.shape)
-        self._copy(copy, ref)
+        copy = self._out.scratch(pool, ref.dtype, v.type.shape)
+        self._out.copy(copy, ref)
         return copy
 
     def _result(self, v: Value) -> Ref:
@@ -300,17 +132,17 @@ class NumpyProgram(Executable):
         if isinstance(op, View) and i.result.place is not None and i.result.place.kind == "alias":
             return
         where = f"  {i.location[0].file.rsplit('/', 1)[-1]}:{i.location[0].line}" if i.location else ""
-        begin = len(self._body)
-        self._line(f"# {instruction(i, self._names).split(' : ')[0]}{where}")
+        begin = len(self._out.body)
+        self._out.line(f"# {instruction(i, self._names).split(' : ')[0]}{where}")
         if op.check is not None:
             self._check(i, pool)
         if isinstance(op, View):
             source, out = self._array(i.operands[0]), self._result(i.result)
             layout = op.layout(source.layout, **i.attrs)
             if layout is None:  # a reshape: the elements in the operand's order
-                self._copy(out.shaped(source.layout.shape), source)
+                self._out.copy(out.shaped(source.layout.shape), source)
             else:
-                self._copy(out, source._replace(layout=layout))
+                self._out.copy(out, source._replace(layout=layout))
         elif isinstance(op, Elementwise):
             self._elementwise(op, i, pool)
         elif isinstance(op, Reduce):
@@ -325,29 +157,31 @@ class NumpyProgram(Executable):
             positions = self._positions(walk, i.operands[1], pool)
             shape = (walk.outer, walk.count, walk.inner)
             flat = whole.shaped((i.operands[0].type.size,))
-            self._line(f"gather({self._var(flat)}, {positions}, {self._var(self._result(i.result).shaped(shape))})")
+            self._out.line(
+                f"gather({self._out.var(flat)}, {positions}, {self._out.var(self._result(i.result).shaped(shape))})"
+            )
         elif isinstance(op, Scatter):
             part = self._rows(i.operands[0], pool)
             walk = op.walk(tuple([o.type for o in i.operands]), **i.attrs)
             positions = self._positions(walk, i.operands[1], pool, flat=True)
             out = self._result(i.result).shaped((i.result.type.size,))
-            self._line(
-                f"scatter_add({self._var(part.shaped((i.operands[0].type.size,)))}, {positions}, {self._var(out)})"
+            self._out.line(
+                f"scatter_add({self._out.var(part.shaped((i.operands[0].type.size,)))}, {positions}, {self._out.var(out)})"
             )
         elif isinstance(op, Random32):
             self._random(op, i, pool)
         elif isinstance(op, Key):
             data = op.data(**i.attrs)
-            number = f"int({self._var(self._operand(i.operands[1]))})" if data is None else str(data)
-            self._line(
-                f"{self._var(self._result(i.result))}[:] = fold_in({self._var(self._array(i.operands[0]))}, {number})"
+            number = f"int({self._out.var(self._operand(i.operands[1]))})" if data is None else str(data)
+            self._out.line(
+                f"{self._out.var(self._result(i.result))}[:] = fold_in({self._out.var(self._array(i.operands[0]))}, {number})"
             )
         elif isinstance(op, Control):
             self._control(op, i, pool)
         else:
             raise TypeError(f"op {op.name} is of no family that the NumPy target knows")
-        if len(self._body) == begin + 1:
-            self._body.pop()
+        if len(self._out.body) == begin + 1:
+            self._out.body.pop()
         else:
             lines = [f"{p.file}:{p.line}" for p in i.location]
             self.kernels[f"{op.name}_{len(self.kernels)}"] = [op.name, *lines]
@@ -357,23 +191,23 @@ class NumpyProgram(Executable):
         dtype = i.result.type.dtype
         if array.size and not any(array.strides):
             return Number(array.reshape(-1)[:1].tobytes(), dtype)
-        return self._constant(array, dtype)
+        return self._out.constant(array, dtype)
 
     def _constant_view(self, op: View, i: Instruction) -> Ref | Number:
         """A view of a constant, moved now."""
         ref = self._refs[i.operands[0]]
         if isinstance(ref, Number):
             return ref
-        moved = op.eval(np, self._constants[int(ref.buffer.split()[1])], **i.attrs)
-        return self._constant(moved, ref.dtype)
+        moved = op.eval(np, self._out.constants[int(ref.buffer.split()[1])], **i.attrs)
+        return self._out.constant(moved, ref.dtype)
 
     def _scalars(self, i: Instruction, full: bool, pool: Arena) -> list[Scalar]:
         return [Scalar(o.type.dtype, self._rows(o, pool) if full else self._operand(o)) for o in i.operands]
 
     def _elementwise(self, op: Elementwise, i: Instruction, pool: Arena) -> None:
-        recorded = _Recorded()
+        recorded = Recorded()
         result = op.scalar(recorded, *self._scalars(i, op.rounding == "pinned", pool), **i.attrs)
-        self._emit(recorded.primitives, [(result, self._result(i.result))], i.result.type.shape, pool)
+        self._out.emit(recorded.primitives, [(result, self._result(i.result))], i.result.type.shape, pool)
 
     def _check(self, i: Instruction, pool: Arena) -> None:
         rule, types = i.op.check, tuple([o.type for o in i.operands])
@@ -381,7 +215,7 @@ class NumpyProgram(Executable):
             return
         operand = i.operands[rule.operand]
         ref = self._array(operand)
-        recorded = _Recorded()
+        recorded = Recorded()
         element = Scalar(operand.type.dtype, ref)
         if ref.dtype is i64:  # the range check reads negative numbers as large unsigned ones: a view serves
             recorded.convert = lambda a, dtype: (
@@ -390,10 +224,10 @@ class NumpyProgram(Executable):
                 else ScalarBuilder.convert(recorded, a, dtype)
             )  # type: ignore[method-assign]
         holds = rule.condition(recorded, element, types, i.attrs)
-        flag = self._scratch_for(pool, holds.dtype, operand.type.shape)
-        self._emit(recorded.primitives, [(holds, flag)], operand.type.shape, pool)
-        self._line(f"if not all_true({self._var(flag)}, None):")
-        self._line(f"    fail({len(self._fails)}, {self._var(ref)}, {self._var(flag)})")
+        flag = self._out.scratch(pool, holds.dtype, operand.type.shape)
+        self._out.emit(recorded.primitives, [(holds, flag)], operand.type.shape, pool)
+        self._out.line(f"if not all_true({self._out.var(flag)}, None):")
+        self._out.line(f"    fail({len(self._fails)}, {self._out.var(ref)}, {self._out.var(flag)})")
 
         def error(bad: Array) -> IRError:
             return blame(cast(Any, rule.error)(rule.message(bad, types, i.attrs)), i.op.name, types, i.location)
@@ -409,13 +243,13 @@ class NumpyProgram(Executable):
         if axes and list(axes) != list(range(axes[0], axes[-1] + 1)):
             outer, inner = kept, []
             order = (*outer, *axes)
-            moved = self._scratch_for(pool, ref.dtype, tuple(shape[a] for a in order))
+            moved = self._out.scratch(pool, ref.dtype, tuple(shape[a] for a in order))
             layout = Layout(moved.layout.shape, tuple(ref.layout.strides[a] for a in order), ref.layout.offset)
-            self._copy(moved, ref._replace(layout=layout))
+            self._out.copy(moved, ref._replace(layout=layout))
             ref = moved
         sizes = tuple(int(np.prod([shape[a] for a in group], dtype=np.int64)) for group in (outer, axes, inner))
         out = self._result(i.result).shaped((sizes[0], sizes[2]))
-        a, b = self._var(ref.shaped(sizes)), self._var(out)
+        a, b = self._out.var(ref.shaped(sizes)), self._out.var(out)
         if op.combine == "sum":
             dtype = (
                 "None"
@@ -424,11 +258,11 @@ class NumpyProgram(Executable):
                 and i.result.type.dtype.name != "i32"
                 else f"{b}.dtype"
             )
-            self._line(f"sum_({a}, 1, {dtype}, {b})")
+            self._out.line(f"sum_({a}, 1, {dtype}, {b})")
         elif op.combine == "argmax":
-            self._line(f"argmax({a}, 1, {b})")
+            self._out.line(f"argmax({a}, 1, {b})")
         else:
-            self._line(f"{op.combine}_({a}, 1, None, {b})")
+            self._out.line(f"{op.combine}_({a}, 1, None, {b})")
 
     def _contract(self, op: Contract, i: Instruction, pool: Arena) -> None:
         def side(v: Value, transposed: bool) -> Ref:
@@ -444,8 +278,8 @@ class NumpyProgram(Executable):
         a, b = (side(o, i.attrs[flag]) for o, flag in zip(i.operands, op.transposes, strict=True))
         (m, k), n = a.layout.shape[-2:], b.layout.shape[-1]
         blocked = len(a.layout.shape) == 2 and kernels.is_blocked(m, k, n, 1, a.dtype.floating)
-        self._line(
-            f"{'contract' if blocked else 'matmul'}({self._var(a)}, {self._var(b)}, {self._var(self._result(i.result))})"
+        self._out.line(
+            f"{'contract' if blocked else 'matmul'}({self._out.var(a)}, {self._out.var(b)}, {self._out.var(self._result(i.result))})"
         )
 
     def _join(self, op: Join, i: Instruction) -> None:
@@ -457,47 +291,38 @@ class NumpyProgram(Executable):
             start = sum(a * s for a, s in zip(block.start, strides, strict=True))
             layout = Layout(o.type.shape, tuple(s * k for s, k in zip(strides, block.step, strict=True)), start)
             part, source = out._replace(layout=layout), self._operand(o)
-            if o.type.size == 0 or (isinstance(source, Ref) and self._same_bytes(part, source)):
+            if o.type.size == 0 or (isinstance(source, Ref) and self._out.same_bytes(part, source)):
                 continue
             copies.append((part, source))
         if copies and sum(o.type.size for o in i.operands) != i.result.type.size:
-            self._line(f"{self._var(out)}.fill(0)")
+            self._out.line(f"{self._out.var(out)}.fill(0)")
         for part, source in copies:
-            self._copy(part, source)
+            self._out.copy(part, source)
         if not i.operands or not any(o.type.size for o in i.operands):
-            self._line(f"{self._var(out)}.fill(0)")
-
-    @staticmethod
-    def _same_bytes(a: Ref, b: Ref) -> bool:
-        def start(ref: Ref) -> int:
-            return ref.offset + ref.layout.offset * ref.dtype.numpy.itemsize
-
-        return (a.buffer, start(a)) == (b.buffer, start(b)) and (
-            a.layout.strides == b.layout.strides or (a.layout.is_contiguous and b.layout.is_contiguous)
-        )
+            self._out.line(f"{self._out.var(out)}.fill(0)")
 
     def _positions(self, walk: IndexWalk, index: Value, pool: Arena, flat: bool = False) -> str:
         """Print the positions of a gather or scatter in the flattened whole; returns their variable."""
         shape = (walk.outer, walk.count, walk.inner)
         base = np.arange(walk.outer)[:, None, None] * (walk.size * walk.inner) + np.arange(walk.inner)
         ref = self._rows(index, pool).shaped((1, walk.count, 1) if walk.shared else shape)
-        out = self._scratch_for(pool, i64, shape)
-        self._line(
-            f"flat_index({self._var(ref)}, {self._var(self._constant(base, i64))}, {walk.inner}, {self._var(out)})"
+        out = self._out.scratch(pool, i64, shape)
+        self._out.line(
+            f"flat_index({self._out.var(ref)}, {self._out.var(self._out.constant(base, i64))}, {walk.inner}, {self._out.var(out)})"
         )
-        return self._var(out.shaped((walk.outer * walk.count * walk.inner,)) if flat else out)
+        return self._out.var(out.shaped((walk.outer * walk.count * walk.inner,)) if flat else out)
 
     def _random(self, op: Random32, i: Instruction, pool: Arena) -> None:
         count, shape = i.result.type.size, i.result.type.shape
         blocks = -(-count // 4)
-        scratch = self._scratch_for(pool, u64, (philox.SCRATCH_ROWS, blocks))
-        words = self._scratch_for(pool, u32, (blocks, 4))
-        counters = self._constant(philox.counters(blocks), u64)
+        scratch = self._out.scratch(pool, u64, (philox.SCRATCH_ROWS, blocks))
+        words = self._out.scratch(pool, u32, (blocks, 4))
+        counters = self._out.constant(philox.counters(blocks), u64)
         source = self._array(i.operands[0])
-        self._line(f"philox({', '.join(map(self._var, (counters, source, words, scratch)))})")
-        recorded = _Recorded()
+        self._out.line(f"philox({', '.join(map(self._out.var, (counters, source, words, scratch)))})")
+        recorded = Recorded()
         result = op.scalar(recorded, Scalar(u32, words.shaped(shape)), **i.attrs)
-        self._emit(recorded.primitives, [(result, self._result(i.result))], shape, pool)
+        self._out.emit(recorded.primitives, [(result, self._result(i.result))], shape, pool)
 
     def _control(self, op: Control, i: Instruction, pool: Arena) -> None:
         """A map kernel: all its scalar rules as one list of primitives."""
@@ -505,7 +330,7 @@ class NumpyProgram(Executable):
         known: dict[Value, Scalar] = {}
         for argument, operand in zip(kernel.arguments, i.operands, strict=True):
             known[argument] = Scalar(argument.type.dtype, self._operand(operand))
-        recorded = _Recorded()
+        recorded = Recorded()
         for inner in kernel.instructions:
             if isinstance(inner.op, Source):
                 known[inner.result] = Scalar(inner.result.type.dtype, self._source(inner.op, inner))
@@ -521,7 +346,7 @@ class NumpyProgram(Executable):
             else:
                 raise TypeError(f"kernel @{kernel.name} holds {inner.op.name}, which is no map")
         outs = [(known[v], self._result(r)) for v, r in zip(kernel.results, i.results, strict=True)]
-        self._emit(recorded.primitives, outs, kernel.results[0].type.shape, pool)
+        self._out.emit(recorded.primitives, outs, kernel.results[0].type.shape, pool)
 
     # The program
 
@@ -532,7 +357,7 @@ class NumpyProgram(Executable):
             ref = self._refs[v] = self._resolve(v)
             if role in ("input", None):
                 parameters.append(f"in{len(parameters)}")
-                self._line(f"copyto({self._var(ref)}, {parameters[-1]})  # {self._names.of[v]}")
+                self._out.line(f"copyto({self._out.var(ref)}, {parameters[-1]})  # {self._names.of[v]}")
         for i in f.instructions:
             self._instruction(i)
         outputs: list[str] = []
@@ -540,17 +365,17 @@ class NumpyProgram(Executable):
             ref = self._refs[v]
             if mark is not None and mark.kind == "update":
                 slot = self._slots[mark.of.name or ""]
-                self._copy(
+                self._out.copy(
                     Ref(f"next {slot.dtype.name}", slot.offset, v.type.dtype, Layout.contiguous(v.type.shape)), ref
                 )
             else:
-                outputs.append(f"{self._var(self._full(ref, v.type.shape))}.copy()")
-        self._line(f"return ({', '.join(outputs)}{',' if len(outputs) == 1 else ''})")
-        calls = sorted({name for line in self._body for name in _CALLS if f"{name}(" in line})
+                outputs.append(f"{self._out.var(self._out.full(ref, v.type.shape))}.copy()")
+        self._out.line(f"return ({', '.join(outputs)}{',' if len(outputs) == 1 else ''})")
+        calls = sorted({name for line in self._out.body for name in _CALLS if f"{name}(" in line})
         imported = [f"{name} = calls[{name!r}]" for name in calls]
-        head = f'"""@{f.name} of module @{self._module.name}: arena {self._arena_bytes} bytes, scratch {self._scratch_bytes} bytes."""'
-        inner = [f"    {line}" for line in (*imported, *self._setup)]
-        body = [f"        {line}" for line in self._body]
+        head = f'"""@{f.name} of module @{self._module.name}: arena {self._arena_bytes} bytes, scratch {self._out.scratch_bytes} bytes."""'
+        inner = [f"    {line}" for line in (*imported, *self._out.setup)]
+        body = [f"        {line}" for line in self._out.body]
         self.source = "\n".join(
             [
                 head,
@@ -570,7 +395,7 @@ class NumpyProgram(Executable):
     def _instantiate(self, state: State | None, which: int) -> Callable[..., tuple[Array, ...]]:
         """The program on one set of state buffers."""
         buffers: dict[str, Array] = {"arena": self._arena, "scratch": self._scratch}
-        buffers.update({f"constant {n}": c.reshape(-1).view(np.uint8) for n, c in enumerate(self._constants)})
+        buffers.update({f"constant {n}": c.reshape(-1).view(np.uint8) for n, c in enumerate(self._out.constants)})
         if state is not None:
             for side, chosen in (("state", which), ("next", 1 - which)):
                 buffers.update({f"{side} {d.name}": b for d, b in state.buffers[chosen].items()})

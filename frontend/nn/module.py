@@ -14,7 +14,7 @@ from ...ir.errors import ShapeError, TraceError
 from ...ir.record import current_frame, here
 from ...ir.source import user_line
 from ...ir.types import DType, Shape
-from ..convert import as_value, cast
+from ..convert import as_value, builder, cast
 from ..tensor import Operators
 from . import init as initialisers
 
@@ -63,7 +63,7 @@ class Buffer(Declared):
                 f"assign of {new.type} to a buffer of shape {list(self.shape)}\n  rule: shapes are equal", here()
             )
         old = active.state.read(self)
-        active.state.assign(self, cast(new, old.type.dtype))
+        active.state.assign(self, builder().stop_gradient(cast(new, old.type.dtype)))
 
 
 class Module:

@@ -70,7 +70,9 @@ def check(module: Module, arrays: Sequence[Array]) -> None:
         found = interpreted(alone, arrays)
         assert agree(expected, found), f"pass {name} alone: {found!r} is not {expected!r}\n{alone}"
     assert PIPELINES["planned"][: len(PIPELINES["fused"])] == PIPELINES["fused"], "the last pipeline holds every stage"
-    assert PIPELINES["fused"][: len(PIPELINES["optimized"])] == PIPELINES["optimized"], "the last pipeline holds every stage"
+    assert PIPELINES["fused"][: len(PIPELINES["optimized"])] == PIPELINES["optimized"], (
+        "the last pipeline holds every stage"
+    )
     staged = module.clone()
     for number, name in enumerate(PIPELINES["planned"]):
         run_pass(staged, name)

@@ -50,7 +50,9 @@ from tapeir.ir.types import Array, bf16, f16, f32, f64, key, type_of
 NAMES = sorted(name for name, op in OPS.items() if not isinstance(op, Control))
 RTOL = {f64: 1e-12, f32: 1e-5, f16: 2e-3, bf16: 2e-2}
 ATOL = {f64: 1e-14, f32: 1e-6, f16: 1e-3, bf16: 1e-2}
-fuzzed = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+fuzzed = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 def samples(name: str) -> list[Sample]:
