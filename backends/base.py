@@ -83,7 +83,7 @@ class Executable:
 
 @runtime_checkable
 class Backend(Protocol):
-    """What a backend offers; see docs/backends.md."""
+    """What a backend offers; CONTRIBUTING.md has the recipe."""
 
     name: str
 

@@ -7,7 +7,7 @@ Constants have no place.  The leaves of a fused update lie in one piece: state l
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -58,39 +58,50 @@ class Arena:
     """Offsets by best fit among the gaps between what is live."""
 
     def __init__(self) -> None:
-        self.free: list[tuple[int, int]] = []  # (offset, end), sorted
         self.end = 0
+        self._sizes: list[tuple[int, int]] = []  # (size, offset) of every gap, sorted
+        self._ends: dict[int, int] = {}  # offset of a gap -> its end
+        self._starts: dict[int, int] = {}  # end of a gap -> its offset
+
+    def _add(self, offset: int, end: int) -> None:
+        insort(self._sizes, (end - offset, offset))
+        self._ends[offset], self._starts[end] = end, offset
+
+    def _remove(self, offset: int) -> int:
+        end = self._ends.pop(offset)
+        del self._starts[end]
+        del self._sizes[bisect_left(self._sizes, (end - offset, offset))]
+        return end
 
     def take(self, size: int) -> int:
         """The offset of ``size`` bytes, now in use."""
-        size = -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
-        fits = [(end - offset, offset, end) for offset, end in self.free if end - offset >= size]
-        if fits:
-            _, offset, end = min(fits)
-            self.free.remove((offset, end))
+        size = _aligned(size)
+        place = bisect_left(self._sizes, (size, 0))
+        if place < len(self._sizes):
+            offset = self._sizes[place][1]
+            end = self._remove(offset)
             if end - offset > size:
-                insort(self.free, (offset + size, end))
+                self._add(offset + size, end)
             return offset
-        if self.free and self.free[-1][1] == self.end:
-            offset, _ = self.free.pop()
-        else:
-            offset = self.end
+        offset = self._starts.get(self.end, self.end)
+        if offset != self.end:
+            self._remove(offset)
         self.end = offset + size
         return offset
 
     def give(self, offset: int, size: int) -> None:
         """Return bytes that nobody uses any more."""
-        end = offset + -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
-        merged: list[tuple[int, int]] = []
-        for a, b in self.free:
-            if b == offset:
-                offset = a
-            elif a == end:
-                end = b
-            else:
-                merged.append((a, b))
-        self.free = merged
-        insort(self.free, (offset, end))
+        end = offset + _aligned(size)
+        if end in self._ends:
+            end = self._remove(end)
+        if offset in self._starts:
+            offset = self._starts[offset]
+            self._remove(offset)
+        self._add(offset, end)
+
+
+def _aligned(size: int) -> int:
+    return -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
 
 
 class Planner:

@@ -193,7 +193,7 @@ def dump(path: Path, request: DumpRequest, flags: Mapping[str, Any], arguments: 
             base.get("compiled"),
             Module(file.stem, [function_of(setting, request.entry, request.mode, types)]),
             function.name,
-            "cpu",
+            config.device,
         ).source
     return print_module(module, locations=request.locations, base=base_folder)
 

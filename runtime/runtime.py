@@ -60,7 +60,7 @@ class Arrays(Mapping[str, Array]):
     """A read-only view of state by name; every array handed out is a fresh copy."""
 
     def __init__(self, names: Sequence[str], read: Callable[[str], Array]) -> None:
-        self._names = list(names)
+        self._names = dict.fromkeys(names)
         self._read = read
 
     def __getitem__(self, name: str) -> Array:
