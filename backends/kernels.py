@@ -316,6 +316,12 @@ BLOCK_WORK = 1 << 24
 
 
 @lru_cache(maxsize=1)
+def _cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="tapeir-contract")
 
@@ -334,7 +340,7 @@ def contract(a: Array, b: Array, out: Array) -> None:
     m, k = a.shape[-2:]
     if a.ndim == 2 and is_blocked(m, k, b.shape[-1], 1, a.dtype.kind == "f"):
         cut = (m // 2 + 15) // 16 * 16
-        first = _pool().submit(np.matmul, a[:cut], b, out[:cut]) if (os.cpu_count() or 1) > 1 else None
+        first = _pool().submit(np.matmul, a[:cut], b, out[:cut]) if _cores() > 1 else None
         np.matmul(a[cut:], b, out[cut:])
         if first is None:
             np.matmul(a[:cut], b, out[:cut])

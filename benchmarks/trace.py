@@ -29,9 +29,9 @@ def resident(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+def timed(call: Callable[..., Any], *args: Any) -> tuple[float, Any]:
     start = time.perf_counter()
-    result = call()
+    result = call(*args)
     return time.perf_counter() - start, result
 
 
@@ -48,23 +48,23 @@ def measure(count: int, text: bool) -> dict[str, float]:
 
     def pulled(x: Any) -> Any:
         result, pullback = tp.vjp(chain, x)
-        found["vjp"], (gradient,) = timed(lambda: pullback(1.0))
+        found["vjp"], (gradient,) = timed(pullback, 1.0)
         return result, gradient
 
     x = tp.f64[4]
     tp.trace(tp.value_and_grad(tp.ops.sum), x)  # loads what is loaded on first use
     before = resident("VmRSS")
-    found["trace"], forward = timed(lambda: tp.trace(chain, x))
+    found["trace"], forward = timed(tp.trace, chain, x)
     found["trace_mb"] = resident("VmHWM") - before
-    found["value_and_grad"], module = timed(lambda: tp.trace(tp.value_and_grad(chain), x))
-    found["verify"], _ = timed(lambda: tp.ir.verify(module))
+    found["value_and_grad"], module = timed(tp.trace, tp.value_and_grad(chain), x)
+    found["verify"], _ = timed(tp.ir.verify, module)
     found["all_mb"] = resident("VmHWM") - before
     found["instructions"] = len(next(iter(module)).instructions)
     del forward
     if text:
-        found["print"], written = timed(lambda: tp.ir.print_module(module))
+        found["print"], written = timed(tp.ir.print_module, module)
         found["characters"] = len(written)
-        found["parse"], again = timed(lambda: tp.parse(written))
+        found["parse"], again = timed(tp.parse, written)
         found["equal"] = float(tp.ir.print_module(again) == written)
         del again
     del module  # the collector walks everything alive, which would be timed too

@@ -17,7 +17,7 @@ from ..ir.errors import DtypeError, ShapeError
 from ..ir.graph import Instruction, Mark, Module, Value
 from ..ir.record import Frame, GraphBuilder, Recorder, current_frame, frame, here
 from ..ir.types import DType, TensorType, type_of
-from .convert import as_value, builder, on_tape
+from .convert import as_value, builder, is_number, on_tape
 from .tensor import Tensor
 
 
@@ -101,7 +101,18 @@ def vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[...,
     outputs = _outputs(result)
 
     def pullback(*cotangents: Any) -> tuple[Tensor, ...]:
-        return tuple(_or_zeros(reverse(recorder, recorded, outputs, [as_value(c) for c in cotangents], inputs), inputs))
+        if len(cotangents) != len(outputs):
+            raise ShapeError(f"{len(cotangents)} cotangents for {len(outputs)} results\n  rule: one each", here())
+        given = [
+            builder().splat(c, y.type) if is_number(c) else as_value(c)
+            for c, y in zip(cotangents, outputs, strict=True)
+        ]
+        for value, cotangent in zip(outputs, given, strict=True):
+            if value.type != cotangent.type:
+                raise ShapeError(
+                    f"cotangent {cotangent.type} of a result {value.type}\n  rule: types are equal", here()
+                )
+        return tuple(_or_zeros(reverse(recorder, recorded, outputs, given, inputs), inputs))
 
     return result, pullback
 

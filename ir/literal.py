@@ -18,7 +18,7 @@ def saturating_cast(array: Array, target: np.dtype[Any]) -> Array:
         info = np.iinfo(target)
         with np.errstate(all="ignore"):
             wide = array.astype(np.float64)
-        result = np.where(wide < 0, info.min, info.max).astype(target)
+        result = np.where(wide < 0, np.array(info.min, target), np.array(info.max, target))
         inside = (wide > float(info.min) - 1) & (wide < float(info.max) + (info.bits < 53))
         result[inside] = wide[inside].astype(target)
         result[np.isnan(wide)] = 0
