@@ -270,15 +270,20 @@ def rows(array: Array) -> Array:
     return array if array.strides == tuple(strides[::-1]) else np.array(array, order="C")
 
 
+def grouped(rank: int, axes: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """The axes of a reduction as (outer, reduced, inner); the order of all is unchanged where the reduced are neighbours."""
+    kept = tuple(a for a in range(rank) if a not in axes)
+    if axes and axes != tuple(range(axes[0], axes[-1] + 1)):
+        return kept, axes, ()
+    outer = tuple(a for a in kept if not axes or a < axes[0])
+    return outer, axes, kept[len(outer) :]
+
+
 def arranged(x: Array, axes: tuple[int, ...]) -> Array:
     """``x`` as contiguous ``[outer, n, inner]`` with ``axes`` in the middle; copied only where they are not neighbours."""
-    kept = [a for a in range(x.ndim) if a not in axes]
-    outer = [a for a in kept if not axes or a < axes[0]]
-    inner = kept[len(outer) :]
-    if axes and list(axes) != list(range(axes[0], axes[-1] + 1)):
-        outer, inner = kept, []
-    moved = rows(np.transpose(x, (*outer, *axes, *inner)))
-    return moved.reshape([int(np.prod([x.shape[a] for a in group], dtype=np.int64)) for group in (outer, axes, inner)])
+    groups = grouped(x.ndim, axes)
+    moved = rows(np.transpose(x, sum(groups, ())))
+    return moved.reshape([int(np.prod([x.shape[a] for a in group], dtype=np.int64)) for group in groups])
 
 
 class _Blas:

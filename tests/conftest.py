@@ -1,8 +1,15 @@
-"""Options of the test suite."""
+"""Options of the test suite, and how Hypothesis runs: in CI the same examples every time, elsewhere new ones."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("base", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("base"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "base")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -31,8 +31,8 @@ from ...ir.op import (
 )
 from ...ir.print import Names, instruction
 from ...ir.record import blame
-from ...ir.scalar import Scalar, ScalarBuilder
-from ...ir.types import DTYPES, Array, Shape, i64, u32, u64
+from ...ir.scalar import Scalar
+from ...ir.types import DTYPES, Array, Shape, f32, f64, i64, u32, u64
 from ...passes.plan import Arena, state_layout
 from .. import kernels
 from ..base import Bound, Executable
@@ -216,14 +216,7 @@ class NumpyProgram(Executable):
         operand = i.operands[rule.operand]
         ref = self._array(operand)
         recorded = Recorded()
-        element = Scalar(operand.type.dtype, ref)
-        if ref.dtype is i64:  # the range check reads negative numbers as large unsigned ones: a view serves
-            recorded.convert = lambda a, dtype: (
-                Scalar(u64, ref._replace(dtype=u64))
-                if a is element and dtype is u64
-                else ScalarBuilder.convert(recorded, a, dtype)
-            )  # type: ignore[method-assign]
-        holds = rule.condition(recorded, element, types, i.attrs)
+        holds = rule.condition(recorded, Scalar(operand.type.dtype, ref), types, i.attrs)
         flag = self._out.scratch(pool, holds.dtype, operand.type.shape)
         self._out.emit(recorded.primitives, [(holds, flag)], operand.type.shape, pool)
         self._out.line(f"if not all_true({self._out.var(flag)}, None):")
@@ -237,27 +230,18 @@ class NumpyProgram(Executable):
     def _reduce(self, op: Reduce, i: Instruction, pool: Arena) -> None:
         x, axes = i.operands[0], i.attrs["axes"]
         ref, shape = self._rows(x, pool), x.type.shape
-        kept = [a for a in range(len(shape)) if a not in axes]
-        outer = [a for a in kept if not axes or a < axes[0]]
-        inner = kept[len(outer) :]
-        if axes and list(axes) != list(range(axes[0], axes[-1] + 1)):
-            outer, inner = kept, []
-            order = (*outer, *axes)
+        groups = kernels.grouped(len(shape), axes)
+        order = sum(groups, ())
+        if order != tuple(range(len(shape))):
             moved = self._out.scratch(pool, ref.dtype, tuple(shape[a] for a in order))
             layout = Layout(moved.layout.shape, tuple(ref.layout.strides[a] for a in order), ref.layout.offset)
             self._out.copy(moved, ref._replace(layout=layout))
             ref = moved
-        sizes = tuple(int(np.prod([shape[a] for a in group], dtype=np.int64)) for group in (outer, axes, inner))
+        sizes = tuple(int(np.prod([shape[a] for a in group], dtype=np.int64)) for group in groups)
         out = self._result(i.result).shaped((sizes[0], sizes[2]))
         a, b = self._out.var(ref.shaped(sizes)), self._out.var(out)
         if op.combine == "sum":
-            dtype = (
-                "None"
-                if i.result.type.dtype.bits >= 32
-                and i.result.type.dtype is not u32
-                and i.result.type.dtype.name != "i32"
-                else f"{b}.dtype"
-            )
+            dtype = "None" if i.result.type.dtype in (f32, f64, i64, u64) else f"{b}.dtype"  # NumPy widens the others
             self._out.line(f"sum_({a}, 1, {dtype}, {b})")
         elif op.combine == "argmax":
             self._out.line(f"argmax({a}, 1, {b})")

@@ -56,6 +56,11 @@ class Recorded(ScalarBuilder):
         self.primitives.append(Primitive(primitive, arguments, result))
         return result
 
+    def convert(self, a: Scalar, dtype: DType) -> Scalar:
+        if isinstance(a.code, Ref) and a.dtype.integer and dtype.integer and a.dtype.bits == dtype.bits:
+            return Scalar(dtype, a.code._replace(dtype=dtype))  # wrapping is reading the same bytes
+        return super().convert(a, dtype)
+
     def constant(self, value: float | bool, dtype: DType) -> Scalar:
         return Scalar(dtype, Number(np.asarray(value).astype(dtype.numpy).tobytes(), dtype))
 
