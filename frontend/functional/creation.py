@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from ...ir import types
+from ...ir.op import need_kind
+from ...ir.ops.nn import is_class
 from ...ir.record import draw_key
 from ...ir.types import TensorType, i64
 from ..convert import as_value, builder, cast, float_dtype, on_tape, promoted, weak_kind
 from ..tensor import Tensor
-from .apply import as_shape
+from .apply import as_shape, located_errors
 
 
 @on_tape
@@ -61,11 +63,10 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
 def one_hot(x: Any, num_classes: int, dtype: Any = None) -> Tensor:
     """1 at each class index along a new last axis, else 0; a class outside ``0..num_classes-1`` gives zeros."""
     value = as_value(x)
-    build = builder()
-    shape = (*value.type.shape, num_classes)
-    classes = build.iota(dtype=value.type.dtype, shape=shape, axis=len(shape) - 1)
-    given = build.broadcast_to(build.reshape(value, shape=(*value.type.shape, 1)), shape=shape)
-    return Tensor(cast(build.eq(given, classes), types.dtype(dtype) if dtype is not None else float_dtype()))
+    with located_errors("one_hot", value):
+        need_kind("one_hot", value.type, "iu")
+    hot = is_class(builder(), value, num_classes)
+    return Tensor(cast(hot, types.dtype(dtype) if dtype is not None else float_dtype()))
 
 
 def _draw(name: str, shape: int | Sequence[int], dtype: Any, key: Any) -> Tensor:

@@ -153,6 +153,15 @@ def _mean(build: Any, x: Value, axes: tuple[int, ...]) -> Value:
     return keep_axes(build, build.div(total, float(math.prod(x.type.shape[a] for a in axes))), x, axes)
 
 
+def is_class(build: Any, target: Value, count: int) -> Value:
+    """bool ``[*target, count]``: whether the class along the last axis is the integer target."""
+    if count - 1 > np.iinfo(target.type.dtype.numpy).max:
+        target = build.cast(target, dtype=i64)
+    shape = (*target.type.shape, count)
+    classes = build.iota(dtype=target.type.dtype, shape=shape, axis=len(shape) - 1)
+    return build.eq(build.broadcast_to(build.reshape(target, shape=(*shape[:-1], 1)), shape=shape), classes)
+
+
 class Softmax(Composite):
     """``y = e**(x - m) / sum(e**(x - m))`` along ``axis``, ``m`` the maximum.  Backward: ``dx = y * (dy - sum(dy * y))``."""
 
@@ -310,9 +319,7 @@ class CrossEntropy(Composite):
             p = build.softmax(x, axis=1)
             if target.type.dtype.floating:
                 return build.mul(build.sub(build.mul(p, _sum(build, target, (1,))), target), scale())
-            classes = build.iota(dtype=target.type.dtype, shape=(rows, columns), axis=1)
-            labels = build.broadcast_to(build.reshape(target, shape=(rows, 1)), shape=(rows, columns))
-            hot = build.cast(build.eq(labels, classes), dtype=x.type.dtype)
+            hot = build.cast(is_class(build, target, columns), dtype=x.type.dtype)
             return build.mul(build.sub(p, hot), scale())
 
         def labels() -> Value:

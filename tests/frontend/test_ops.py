@@ -623,3 +623,12 @@ def test_what_is_not_there_yet_is_absent() -> None:
     for name in ("vmap", "scan", "cond", "checkpoint", "custom_vjp"):
         assert not hasattr(tp, name)
         assert not hasattr(ops, name)
+
+
+def test_many_classes_with_narrow_labels_do_not_wrap() -> None:
+    labels = np.array([0, 44, 255], np.uint8)
+    np.testing.assert_array_equal(ops.one_hot(labels, 300), np.eye(300)[labels])
+    logits = random(3, 300)
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True) - np.eye(300)[labels]
+    got = tp.grad(lambda x: ops.cross_entropy(x, ops.stop_gradient(labels)))(logits)
+    np.testing.assert_allclose(got, expected / 3, rtol=1e-10, atol=1e-15)
