@@ -346,11 +346,13 @@ def contract(a: Array, b: Array, out: Array) -> None:
     if a.ndim == 2 and is_blocked(m, k, b.shape[-1], 1, a.dtype.kind == "f"):
         cut = (m // 2 + 15) // 16 * 16
         first = _pool().submit(np.matmul, a[:cut], b, out[:cut]) if _cores() > 1 else None
-        np.matmul(a[cut:], b, out[cut:])
-        if first is None:
-            np.matmul(a[:cut], b, out[:cut])
-        else:
-            first.result()
+        try:
+            np.matmul(a[cut:], b, out[cut:])
+        finally:  # an interrupt must not leave the other block being written
+            if first is None:
+                np.matmul(a[:cut], b, out[:cut])
+            else:
+                first.result()
         return
     np.matmul(a, b, out)
 

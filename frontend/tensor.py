@@ -103,6 +103,12 @@ class Operators:
     def __rshift__(self, other: Any) -> Tensor:
         return functional.bitwise_right_shift(self, other)
 
+    def __rlshift__(self, other: Any) -> Tensor:
+        return functional.bitwise_left_shift(other, self)
+
+    def __rrshift__(self, other: Any) -> Tensor:
+        return functional.bitwise_right_shift(other, self)
+
     def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
         return functional.equal(self, other)
 
@@ -181,8 +187,9 @@ class Tensor(Operators):
         return self.value.type.size
 
     def named(self, name: str) -> Tensor:
-        """Give the value a name in IR text; returns the tensor."""
-        self.value.name = name
+        """Give the value a name in IR text; returns the tensor.  An argument keeps the name its caller knows it by."""
+        if self.value.owner is not None:
+            self.value.name = name
         return self
 
     def _read(self, what: str) -> Array:

@@ -174,4 +174,4 @@ def trace(function: Callable[..., Any], *arguments: Any, mode: str | None = None
         result = function(*map(Tensor, given))
         outputs = _outputs(result)
     pairs: list[tuple[Value, Mark | None]] = [(v, None) for v in outputs]
-    return Module(name, [recorder.function(name, [(v, "input") for v in recorder.arguments], pairs)])
+    return Module(name, [recorder.function(name, [(v, "input") for v in recorder.arguments], pairs).closed()])

@@ -57,13 +57,12 @@ def install(op: Op) -> None:
         return results[0] if op.results == 1 else results
 
     if not op.attrs:
-        op_without = op
 
         def bare(self: Builder, *operands: Any) -> Any:
             for operand in operands:
                 if not isinstance(operand, Value):
                     return method(self, *operands)
-            return self.recorder.bind(op_without, operands, NO_ATTRS)[0]
+            return self.recorder.bind(op, operands, NO_ATTRS)[0]
 
         if op.results == 1:
             setattr(Builder, op.name, bare)

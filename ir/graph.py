@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .errors import TraceError
 from .types import TensorType
 
 if TYPE_CHECKING:
@@ -123,6 +124,23 @@ class Function:
     def symbols(self) -> set[str]:
         """Names of the functions that this one's instructions refer to."""
         return {a for i in self.instructions for a in i.attrs.values() if isinstance(a, Symbol)}
+
+    def closed(self) -> Function:
+        """The function itself; raises ``TraceError`` where it uses a value of another recording."""
+        known = set(self.arguments)
+        for i in self.instructions:
+            if not known.issuperset(i.operands):
+                raise TraceError(
+                    f"{i.op.name} uses a tensor that an earlier run recorded\n"
+                    "  remedy: compute it anew in each call, or keep it in an nn.Buffer",
+                    i.location,
+                )
+            known.update(i.results)
+        if not known.issuperset(self.results):
+            raise TraceError(
+                "a result is a tensor that an earlier run recorded\n  remedy: compute it anew in each call"
+            )
+        return self
 
     def clone(self) -> Function:
         """An independent copy; passes change functions in place."""

@@ -13,8 +13,6 @@ from . import types
 from .types import DType
 
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
-PINNED = ("exp", "log", "log1p", "expm1", "tanh", "sigmoid", "erf", "sin", "cos", "pow", "floor_divide", "remainder")
-"""Primitives whose bits IEEE 754 does not fix (``floor_divide`` and ``remainder`` on floats): one table entry each."""
 
 
 class Scalar:

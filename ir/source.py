@@ -1,18 +1,22 @@
 """Which line of user code an op comes from.
 
-The answer is the innermost Python frame outside ``tapeir``, above the runtime's entry.  Built-in modules have no
+The answer is the innermost Python frame outside ``tapeir`` and installed libraries, above the runtime's entry.  Built-in modules have no
 such frame; then it is the line that constructed the module.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import sysconfig
 from types import CodeType, FrameType
 
 from .graph import Location
 
 _BOUNDARIES: set[CodeType] = set()
-_OURS: dict[CodeType, bool] = {}
+_LIBRARY: dict[CodeType, bool] = {}
+_PYTHON = sysconfig.get_path("stdlib") + os.sep
+_INSTALLED = f"{os.sep}site-packages{os.sep}"
 
 
 def boundary(code: CodeType) -> None:
@@ -20,13 +24,19 @@ def boundary(code: CodeType) -> None:
     _BOUNDARIES.add(code)
 
 
-def is_ours(frame: FrameType) -> bool:
-    """Whether the frame runs code of the package (its own tests and examples are users)."""
+def is_library(frame: FrameType) -> bool:
+    """Whether the frame runs code of this package (its tests and examples are users), of an installed one or of Python."""
     code = frame.f_code
-    known = _OURS.get(code)
+    known = _LIBRARY.get(code)
     if known is None:
         name = frame.f_globals.get("__name__", "")
-        known = _OURS[code] = name == "tapeir" or name.startswith("tapeir.")
+        file = code.co_filename
+        known = _LIBRARY[code] = (
+            name == "tapeir"
+            or name.startswith("tapeir.")
+            or file.startswith((_PYTHON, "<frozen", "<tapeir"))
+            or _INSTALLED in file
+        )
     return known
 
 
@@ -37,7 +47,7 @@ def user_line(depth: int = 1) -> tuple[str, int] | None:
         code = frame.f_code
         if code in _BOUNDARIES:
             return None
-        if not (_OURS[code] if code in _OURS else is_ours(frame)):
+        if not (_LIBRARY[code] if code in _LIBRARY else is_library(frame)):
             return code.co_filename, frame.f_lineno
         frame = frame.f_back
     return None

@@ -78,7 +78,7 @@ _SPELLINGS = {"float": f64, "float64": f64, "float32": f32, "float16": f16, "bfl
 def dtype(spelling: Any) -> DType:
     """The ``DType`` for a name (``"f32"``, ``"float32"``), a NumPy dtype or a ``DType``.
 
-    Raises ``ShapeError``'s sibling ``TypeError`` when there is none.
+    Raises ``TypeError`` when there is none.
     """
     if isinstance(spelling, DType):
         return spelling

@@ -70,7 +70,7 @@ def settings(config: Config, options: TrainOptions, flags: Mapping[str, Any]) ->
     _choice("--backend", given.get("backend"), base.available())
     _choice("--guard", given.get("guard"), ["nonfinite"])
     _choice("--numerics", given.get("numerics"), ["exact"])
-    if "device" in given and given["device"] != "cpu" and given["device"].split(":")[0] != "cuda":
+    if "device" in given and not re.fullmatch(r"cpu|cuda(:\d+)?", str(given["device"])):
         raise UsageError(f"--device {given['device']}: it is cpu, cuda or cuda:N")
     try:
         if "dtype" in given:
@@ -122,9 +122,9 @@ def run(
     train, test = data
     trained = advanced.train(train, options)
     report = trained.report
-    evaluation = None if test is None else trained.eval(test)
     if save is not None:
         trained.save(save)
+    evaluation = None if test is None else trained.eval(test)
     if as_json:
         result: dict[str, Any] = {
             "model": file.stem, "parameters": count, "dtype": runtime.dtype.name, "backend": config.backend, "device": config.device,
@@ -143,7 +143,8 @@ def run(
     if evaluation is not None:
         print(f"test: {evaluation}")
     if "report" in file.names:
-        file.names["report"](trained)
+        with runtime.in_mode("eval"):
+            file.names["report"](trained)
 
 
 # dump

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv as csv_format
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,7 @@ def npz(path: str | os.PathLike[str], *names: str) -> Dataset:
             if missing:
                 raise DataError(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive.files)}")
             return Dataset([archive[n] for n in names])
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read as .npz: {error}") from None
 
 
@@ -97,7 +98,7 @@ def csv(path: str | os.PathLike[str], target: str, one_hot: Sequence[str] = (), 
     numbers.  Raises ``DataError`` naming the file, line and column.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv_format.reader(file)
             rows = [(reader.line_num, row) for row in reader if row]
     except (OSError, UnicodeDecodeError, csv_format.Error) as error:

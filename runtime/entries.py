@@ -63,17 +63,25 @@ class Recording:
     setting: Setting
     recorder: GraphBuilder
     arrays: Callable[[str], Array] | None
-    arguments: dict[str, tuple[Value, str]] = field(default_factory=dict[str, tuple[Value, str]])
+    seed: Array | None
+    inputs: list[Value] = field(default_factory=list[Value])
+    state: dict[str, Value] = field(default_factory=dict[str, Value])
+    seed_key: Value | None = None
     current: dict[str, Value] = field(default_factory=dict[str, Value])
     results: list[tuple[Value, Mark | None]] = field(default_factory=list[tuple[Value, Mark | None]])
     entry_key: Value | None = None
 
-    def argument(self, name: str, type: TensorType, role: str) -> Value:
-        """The argument of a name, made on first use."""
-        if name not in self.arguments:
+    def input(self, name: str, type: TensorType, array: Array | None = None) -> Value:
+        """A new argument that the caller passes."""
+        self.inputs.append(self.recorder.argument(type, name, array))
+        return self.inputs[-1]
+
+    def held(self, name: str, type: TensorType) -> Value:
+        """The state argument of a name, made on first use."""
+        if name not in self.state:
             array = self.arrays(name) if self.arrays is not None else None
-            self.arguments[name] = (self.recorder.argument(type, name, array), role)
-        return self.arguments[name][0]
+            self.state[name] = self.recorder.argument(type, name, array)
+        return self.state[name]
 
     # StateSource
     def read(self, declared: Any) -> Value:
@@ -94,27 +102,27 @@ class Recording:
 
     def step(self) -> Value:
         """The number of updates done, ``i64[]``."""
-        return self.argument(STEP, TensorType(i64, ()), "optimizer")
+        return self.held(STEP, TensorType(i64, ()))
 
     def draw_key(self) -> Value:
         """The entry's random key: the seed's, folded with the step."""
         if self.entry_key is None:
-            build = Builder(self.recorder)
-            made: Value = build.fold_in(self.argument("key", TensorType(key, ()), "input"), self.step())
+            self.seed_key = self.recorder.argument(TensorType(key, ()), "key", self.seed)
+            made: Value = Builder(self.recorder).fold_in(self.seed_key, self.step())
             self.entry_key = made
         return self.entry_key
 
     def ordered(self) -> list[tuple[Value, str | None]]:
         """Arguments in their fixed order: batch, parameters, buffers, optimiser slots, key, step."""
-        place = {name: n for n, name in enumerate(state_types(self.setting))}
+        declared = self.setting.declared
 
-        def rank(item: tuple[str, tuple[Value, str]]) -> tuple[int, int]:
-            name, (_, role) = item
-            if name in ("key", STEP):
-                return (4, name == STEP)
-            return ({"input": 0, "param": 1, "buffer": 2, "optimizer": 3}[role], place.get(name, 0))
+        def role(name: str) -> str:
+            return "param" if name in declared.parameters else "buffer" if name in declared.buffers else "optimizer"
 
-        return [pair for _, pair in sorted(self.arguments.items(), key=rank)]
+        pairs: list[tuple[Value, str | None]] = [(v, "input") for v in self.inputs]
+        pairs += [(self.state[n], role(n)) for n in state_types(self.setting) if n in self.state and n != STEP]
+        pairs += [(self.seed_key, "input")] if self.seed_key is not None else []
+        return pairs + ([(self.state[STEP], "optimizer")] if STEP in self.state else [])
 
 
 def record(
@@ -124,13 +132,14 @@ def record(
     batch: Sequence[tuple[TensorType, Array | None]],
     recorder: GraphBuilder,
     arrays: Callable[[str], Array] | None = None,
+    seed: Array | None = None,
     grads: bool = False,
 ) -> Function:
     """Record an entry on a recorder and return it as a function (whose values hold arrays if the recorder is a tape).
 
-    ``entry`` is ``forward``, ``loss`` or ``train_step``; ``grads`` adds the gradients of all parameters to the first two.
+    ``arrays`` gives a tape the state of a name, and ``seed`` is the key of the runtime's seed.  ``entry`` is ``forward``, ``loss`` or ``train_step``; ``grads`` adds the gradients of all parameters to the first two.
     """
-    r = Recording(setting, recorder, arrays)
+    r = Recording(setting, recorder, arrays, seed)
     model, declared = setting.declared.model, setting.declared
     has_target = entry != "forward"
     if has_target and len(batch) < 2:
@@ -138,16 +147,12 @@ def record(
     names = argument_names(model.forward, len(batch) - has_target)
     if has_target:
         names.append((argument_names(setting.objective.loss, 2)[1]) or "target")
-    values: list[Value] = []
-    for n, (name, (type_, array)) in enumerate(zip(names, batch, strict=True)):
-        name = name or f"input{n}"
-        while name in r.arguments:
-            name += "_"
-        value = recorder.argument(type_, name, array)
-        r.arguments[name] = (value, "input")
-        values.append(value)
+    values = [
+        r.input(name or f"input{n}", type_, array)
+        for n, (name, (type_, array)) in enumerate(zip(names, batch, strict=True))
+    ]
     for name, type_ in declared.types(setting.dtype).items():
-        r.current[name] = r.argument(name, type_, "param" if name in declared.parameters else "buffer")
+        r.current[name] = r.held(name, type_)
     begin_frame = Frame(recorder, setting.dtype, mode, r, r.draw_key)
     with frame(begin_frame):
         inputs = values[:-1] if has_target else values
@@ -167,13 +172,13 @@ def record(
         r.results = [(v, None) for v in results]
         updates = {name: r.current[name] for name in declared.buffers}
         if entry == "train_step" or grads:
-            parameters = [r.arguments[name][0] for name in declared.parameters]
+            parameters = [r.state[name] for name in declared.parameters]
             build, recorded = Builder(recorder), list(recorder.instructions)
             with located(recorder, ()):
                 if has_target:
                     cotangents = [build.splat(1.0, results[0].type)]
                 else:
-                    cotangents = [r.argument("cotangent", results[0].type, "input"), *[None] * (len(results) - 1)]
+                    cotangents = [r.input("cotangent", results[0].type), *[None] * (len(results) - 1)]
                 found = reverse(recorder, recorded, results, cotangents, parameters)
             if entry == "train_step":
                 updates = {**_optimise(r, dict(zip(declared.parameters, found, strict=True))), **updates}
@@ -183,7 +188,7 @@ def record(
                         (build.splat(0.0, p.type) if g is None else g, Mark("grad", p))
                         for p, g in zip(parameters, found, strict=True)
                     ]
-    for name, (argument, _) in r.arguments.items():
+    for name, argument in r.state.items():
         if name in updates and updates[name] is not argument:
             r.results.append((updates[name], Mark("update", argument)))
     order = {id(v): n for n, (v, _) in enumerate(r.ordered())}
@@ -193,7 +198,7 @@ def record(
     )
     r.results = [x for x in r.results if x[1] is None or x[1].kind != "update"] + marked
     name = entry if entry == "train_step" else f"{entry}_{mode}"
-    return recorder.function(name, r.ordered(), r.results, {"mode": mode})
+    return recorder.function(name, r.ordered(), r.results, {"mode": mode}).closed()
 
 
 boundary(record.__code__)
@@ -209,9 +214,9 @@ def _optimise(r: Recording, gradients: Mapping[str, Value | None]) -> dict[str, 
         step = build.add(r.step(), 1)
         shared = optimizer.scalars(build, build.cast(step, dtype=f64))
         for name, gradient in gradients.items():
-            parameter = r.arguments[name][0]
+            parameter = r.state[name]
             # Slots that no rule reads are arguments too: the layout of state is that of all of it.
-            slots = {s: r.argument(f"optimizer/{s}/{name}", parameter.type, "optimizer") for s in optimizer.slots}
+            slots = {s: r.held(f"optimizer/{s}/{name}", parameter.type) for s in optimizer.slots}
             if gradient is None:
                 continue
             updates[name], new = optimizer.update(build, shared, parameter, gradient, slots)

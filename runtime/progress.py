@@ -61,7 +61,7 @@ class RunLog:
                 else []
             )
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._file = target.open("w", encoding="utf-8")
+            self._file = target.open("w", buffering=1, encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"log {target} cannot be used: {error}") from None
         self._file.writelines(line + "\n" for line in kept)

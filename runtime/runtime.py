@@ -238,17 +238,14 @@ class Runtime:
     def _record(self, entry: str, arrays: Sequence[Array], tape: Tape) -> Function:
         name, mode = _entry_and_mode(entry)
         batch = [(type_of(a), a) for a in arrays]
-        function = record(self.setting, name, mode, batch, tape, self._argument, grads=entry.startswith("grads"))
+        grads = entry.startswith("grads")
+        function = record(self.setting, name, mode, batch, tape, lambda n: np.array(self._state[n]), self._key, grads)
         tape.layout = (function.name, list(zip(function.arguments, function.roles, strict=True)),
                        list(zip(function.results, function.marks, strict=True)), function.attrs)  # fmt: skip
         return function
 
-    def _argument(self, name: str) -> Array:
-        return self._key if name == "key" else np.array(self._state[name])
-
     def _run_tape(self, entry: str, arrays: Sequence[Array], commit: bool) -> tuple[Array, ...]:
         self.tape = Tape()
-
         function = self._record(entry, [np.array(a) for a in arrays], self.tape)
         outputs = tuple(
             np.array(v.array)
@@ -294,7 +291,7 @@ class Runtime:
             function,
             executable,
             executable.bind(self._state),
-            any(v.name == "key" for v in function.inputs()),
+            any(v.type.dtype is key for v in function.inputs()),
             unchanged,
         )
 

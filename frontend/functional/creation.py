@@ -12,7 +12,7 @@ from ...ir.op import need_kind
 from ...ir.ops.nn import is_class
 from ...ir.record import draw_key
 from ...ir.types import TensorType, i64
-from ..convert import as_value, builder, cast, float_dtype, on_tape, promoted, weak_kind
+from ..convert import as_value, builder, cast, float_dtype, need_fit, on_tape, promoted, weak_kind
 from ..tensor import Tensor
 from .apply import as_shape, located_errors
 
@@ -21,6 +21,7 @@ from .apply import as_shape, located_errors
 def full(shape: int | Sequence[int], fill_value: float, dtype: Any = None) -> Tensor:
     """A tensor whose elements are all ``fill_value``."""
     kind = types.dtype(dtype) if dtype is not None else promoted([], weak_kind(fill_value))
+    need_fit(fill_value, kind)
     return Tensor(builder().splat(fill_value, TensorType(kind, as_shape(shape))))
 
 

@@ -202,7 +202,7 @@ def _negative_message(bad: Any, types: tuple[TensorType, ...], attrs: Mapping[st
 class Pow(Elementwise):
     """``y = a ** b``; an integer to a negative power raises.
 
-    Backward: ``da = dy * b * a ** (b - 1)``, ``db = dy * y * ln a`` (0 where ``a`` is 0).
+    Backward: ``da = dy * b * a ** (b - 1)`` (0 where ``b`` is 0), ``db = dy * y * ln a`` (0 where ``a`` is 0).
     """
 
     name = "pow"
@@ -225,7 +225,8 @@ class Pow(Elementwise):
 
     def vjp(self, build: Any, dy: Value, y: Value, a: Value, b: Value) -> Rules:
         def base() -> Value:
-            return build.mul(dy, build.mul(b, build.pow(a, build.sub(b, 1.0))))
+            slope = build.mul(b, build.pow(a, build.sub(b, 1.0)))
+            return build.mul(dy, build.where(build.eq(b, 0.0), build.splat(0.0, b.type), slope))
 
         def exponent() -> Value:
             logarithm = build.log(build.where(build.eq(a, 0.0), build.splat(1.0, a.type), a))

@@ -109,7 +109,7 @@ class ScatterAdd(Scatter):
     def infer(self, x: TensorType, indices: TensorType, *, axis: int, size: int) -> TensorType:
         need_kind("the indices of scatter_add", indices, "iu")
         need_kind("scatter_add", x, "fiu")
-        if size < 0 or x.shape[axis : axis + indices.rank] != indices.shape:
+        if size < 0 or not 0 <= axis <= x.rank - indices.rank or x.shape[axis : axis + indices.rank] != indices.shape:
             raise ShapeError(
                 f"scatter_add of {x} at {indices} along axis {axis}\n  rule: the axes from {axis} on are those of the indices"
             )

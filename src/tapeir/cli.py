@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from .ir.errors import IRError
+from .ir.source import is_library
 from .runtime import commands
 from .runtime.commands import DumpRequest, OptRequest, UsageError
 
@@ -61,21 +62,19 @@ def _flags(
     if cpu + cuda + (device is not None) > 1:
         raise UsageError("--cpu, --cuda and --device exclude each other")
     device = "cpu" if cpu else "cuda" if cuda else device
-    return {
-        **commands.parse_settings(settings or []),
-        **{k: v for k, v in rest.items() if v is not None},
-        "dtype": dtype,
-        "backend": backend,
-        "device": device,
-    }
+    given = {**rest, "dtype": dtype, "backend": backend, "device": device}
+    return {**commands.parse_settings(settings or []), **{k: v for k, v in given.items() if v is not None}}
 
 
 def _usage(call: Callable[[], Any]) -> Any:
-    """Run a command; what it calls wrong usage exits with 2."""
+    """Run a command; what it calls wrong usage exits with 2, and an interrupt with 1."""
     try:
         return call()
     except UsageError as error:
         raise typer.BadParameter(str(error)) from None
+    except KeyboardInterrupt:
+        print("interrupted: what was not saved or checkpointed is gone", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 def _note(line: str) -> None:
@@ -220,28 +219,22 @@ def _explain(debug: bool) -> Callable[[type[BaseException], BaseException, Trace
             traceback.print_exception(error)
         elif isinstance(error, IRError):
             print(f"error: {error}", file=sys.stderr)
-        elif isinstance(error, KeyboardInterrupt):
-            print("interrupted; saved state is as the last checkpoint left it", file=sys.stderr)
         else:
-            frames = [
-                f
-                for f in traceback.extract_tb(trace)
-                if "/tapeir/" not in f.filename and f.line and not _is_library(f.filename)
-            ]
+            frames = [f for f in _frames(trace) if f.line]
             where = f"{frames[-1].filename}:{frames[-1].lineno}\n    {frames[-1].line}\n" if frames else ""
             print(f"error: {where}{kind.__name__}: {error}\n  --debug shows where it was raised", file=sys.stderr)
 
     return hook
 
 
-def _is_library(filename: str) -> bool:
-    return (
-        "site-packages" in filename
-        or "importlib" in filename
-        or filename.startswith("<")
-        or filename.startswith(sys.prefix)
-        or Path(filename).name == "irc"
-    )
+def _frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:
+    """The frames of a traceback that run the user's code."""
+    walked = [
+        (f, line)
+        for f, line in traceback.walk_tb(trace)
+        if not is_library(f) and f.f_globals.get("__name__") != "__main__"
+    ]
+    return list(traceback.StackSummary.extract(iter(walked)))
 
 
 def main() -> None:
