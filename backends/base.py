@@ -49,6 +49,8 @@ class Executable:
                 raise TypeError(
                     f"@{self.function.name}: %{value.name} is {value.type}, not an array of shape {a.shape}"
                 )
+            if a.dtype.kind == "f" and not value.type.dtype.floating:
+                raise TypeError(f"@{self.function.name}: %{value.name} is {value.type}, not an array of {a.dtype}")
             given.append(np.ascontiguousarray(a, value.type.dtype.numpy).reshape(a.shape))
         results = self.run(given)
         if out is not None:

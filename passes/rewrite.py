@@ -148,7 +148,8 @@ def apply(function: Function, rules: Sequence[Rewrite], context: Context) -> boo
             name = type(rule).__name__
             match = Match(i)
             if not match_instruction(rule.pattern, i, match):
-                context.note(i, f"{name}: {i!r} has another form")
+                if context.why is not None:
+                    context.note(i, f"{name}: {i!r} has another form than {type(rule).__doc__ or name}")
                 continue
             reason = rule.refuse(match)
             if reason is not None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from ..backends.compiled import lower
 from ..backends.eager.interpret import run_instruction
 from ..ir import OPS, Instruction, IRError, Module, VerifyError, parse, print_module
 from ..ir.source import boundary
-from ..passes import PASSES, PassManager
+from ..passes import PASSES, PIPELINES, PassManager
 from .entries import ENTRIES, Declarations, Setting, function_of
 from .model_file import ModelFile, batch_types, load
 from .runtime import runtime_dtype
@@ -101,50 +104,69 @@ def open_model(path: Path, arguments: Sequence[str]) -> ModelFile:
 def run(
     path: Path, flags: Mapping[str, Any], save: Path | None = None, as_json: bool = False, arguments: Sequence[str] = ()
 ) -> None:
-    """Train a model file, print the test evaluation, and call its ``report``."""
+    """Train a model file, print the test evaluation, and call its ``report``.
+
+    With ``as_json`` one JSON object is all that standard output gets; the rest goes to standard error.
+    """
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        result = _run(path, flags, save, arguments)
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+
+
+def _run(path: Path, flags: Mapping[str, Any], save: Path | None, arguments: Sequence[str]) -> dict[str, Any]:
+    """Train, save, evaluate, and print what a person reads; returns what ``--json`` prints."""
     file = open_model(path, arguments)
     config, options = settings(file.config, file.options, flags)
-    if as_json:
-        options = replace(options, progress=False, log_every=0)
     advanced = Advanced(file.model, config, file.stem)
     runtime = advanced.runtime
     count = sum(a.size for a in runtime.params.values())
-    if not as_json:
-        print(
-            f"{file.stem}: {count:,} parameters, {runtime.dtype}, backend {config.backend}, device {config.device}, seed {config.seed}",
-            flush=True,
-        )
+    head = f"{file.stem}: {count:,} parameters, {runtime.dtype}, backend {config.backend}, device {config.device}"
+    print(f"{head}, seed {config.seed}", flush=True)
     data = file.data()
     if data is None:
         raise IRError(
-            f"{path} has no module-level name 'data'\n  remedy: data = tp.data.arrays(inputs, targets), or a function that returns it"
+            f"{path} has no module-level name 'data'\n"
+            "  remedy: data = tp.data.arrays(inputs, targets), or a function that returns it"
         )
     train, test = data
     trained = advanced.train(train, options)
     report = trained.report
-    if save is not None:
-        trained.save(save)
-    evaluation = None if test is None else trained.eval(test)
-    if as_json:
-        result: dict[str, Any] = {
-            "model": file.stem, "parameters": count, "dtype": runtime.dtype.name, "backend": config.backend, "device": config.device,
-            "seed": config.seed, "step": runtime.step_count, "steps": report.steps, "loss_before": report.loss_before,
-            "loss_after": report.loss_after, "seconds": report.seconds, "peak_memory": report.peak_memory,
-        }  # fmt: skip
-        if evaluation is not None:
-            result["test"] = {"loss": evaluation.loss, **evaluation.metrics}
-        print(json.dumps(result))
-        return
     if report.loss_before is None or report.loss_after is None:
         print(f"no updates left to do: the run is at step {runtime.step_count}")
     else:
-        print(f"trained {report.steps} steps in {report.seconds:.2f} s ({report.steps_per_second:,.0f} steps/s): "
-              f"loss {report.loss_before:.4f} -> {report.loss_after:.4f}")  # fmt: skip
+        speed = f"{report.seconds:.2f} s ({report.steps_per_second:,.0f} steps/s)"
+        print(f"trained {report.steps} steps in {speed}: loss {report.loss_before:.4f} -> {report.loss_after:.4f}")
+    if save is not None:
+        trained.save(save)
+    evaluation = None if test is None else trained.eval(test)
     if evaluation is not None:
         print(f"test: {evaluation}")
     if "report" in file.names:
         with runtime.in_mode("eval"):
             file.names["report"](trained)
+    result: dict[str, Any] = {
+        "model": file.stem,
+        "parameters": count,
+        "dtype": runtime.dtype.name,
+        "backend": config.backend,
+        "device": config.device,
+        "seed": config.seed,
+        "step": runtime.step_count,
+        "steps": report.steps,
+        "loss_before": _finite(report.loss_before),
+        "loss_after": _finite(report.loss_after),
+        "seconds": report.seconds,
+        "peak_memory": report.peak_memory,
+    }
+    if evaluation is not None:
+        result["test"] = {k: _finite(v) for k, v in {"loss": evaluation.loss, **evaluation.metrics}.items()}
+    return result
+
+
+def _finite(number: float | None) -> float | None:
+    """The number, or None where JSON has no word for it."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 # dump
@@ -185,17 +207,15 @@ def dump(path: Path, request: DumpRequest, flags: Mapping[str, Any], arguments: 
     grads = request.stage == "grad" and request.entry != "train_step"
     module = Module(file.stem, [function_of(setting, request.entry, request.mode, types, grads=grads)])
     module.verify()
-    if request.stage in ("optimized", "fused", "planned", "program"):
-        stage = "planned" if request.stage == "program" else request.stage
-        module = lower(module, stage, after_all=request.after_all)
+    if request.after_all is not None and request.stage not in PIPELINES:
+        raise UsageError(
+            f"--after-all with --stage {request.stage}: it goes with {', '.join(n for n in PIPELINES if n != 'traced')}"
+        )
     if request.stage == "program":
-        function = next(iter(module))
-        return base.compile_module(
-            base.get("compiled"),
-            Module(file.stem, [function_of(setting, request.entry, request.mode, types)]),
-            function.name,
-            config.device,
-        ).source
+        name = next(iter(module.functions))
+        return base.compile_module(base.get("compiled"), module, name, config.device).source
+    if request.stage in PIPELINES:
+        module = lower(module, request.stage, after_all=request.after_all)
     return print_module(module, locations=request.locations, base=base_folder)
 
 
@@ -227,8 +247,10 @@ def read_ir(path: Path) -> Module:
     """The module in an ``.ir`` file, verified.  Raises ``UsageError`` where it cannot be read, and the errors of its text."""
     try:
         text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise IRError(f"{path} is not IR text") from None
     module = parse(text, file=str(path))
     try:
         return module.verify()
@@ -280,12 +302,16 @@ def _watch(module: Module, value: str, report: Callable[[str], None]) -> Callabl
 
 
 @entry
-def check(paths: Sequence[Path]) -> Iterator[str]:
-    """Parse and verify ``.ir`` files, one line each."""
-    for path in paths:
+def check(path: Path, report: Callable[[str], None], complain: Callable[[str], None]) -> bool:
+    """Parse and verify one ``.ir`` file; returns whether it is valid and says so, or what is wrong with it."""
+    try:
         module = read_ir(path)
-        count = sum(len(f.instructions) for f in module)
-        yield f"{path}: {len(module.functions)} functions, {count} ops, valid"
+    except IRError as error:
+        complain(f"error: {error}")
+        return False
+    count = sum(len(f.instructions) for f in module)
+    report(f"{path}: {len(module.functions)} functions, {count} ops, valid")
+    return True
 
 
 # Listings
@@ -301,7 +327,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> None:
 def _summary(doc: str | None) -> str:
     """The first sentence of a docstring, as plain text."""
     first = " ".join((doc or "").strip().split("\n\n")[0].split())
-    return re.split(r"(?<=[.;])\s+(?=[A-Z])|  Backward|\s+Backward:", first)[0].replace("``", "").rstrip(".")
+    return re.split(r"(?<=[.;])\s+(?=[A-Z])|  Backward|\s+Backward:", first)[0].replace("``", "").rstrip(".;")
 
 
 def list_ops() -> None:

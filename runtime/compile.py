@@ -6,16 +6,18 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ..backends import Executable, get
 from ..backends.base import compile_module
+from ..frontend.convert import is_number, to_array, weak_kind
 from ..frontend.transforms import trace
-from ..ir.types import TensorType, f32, f64, type_of
+from ..ir.types import TensorType, bool_, f32, f64, i64, type_of
 
 
 class Compiled:
-    """A function compiled by a backend; ``artifacts`` maps argument types to executables."""
+    """A function compiled by a backend; ``artifacts`` maps argument types to executables.
+
+    A Python number takes the dtype of the floating arrays beside it, float32 where there is none; integers are i64.
+    """
 
     def __init__(self, function: Callable[..., Any], backend: str, device: str) -> None:
         self.function = function
@@ -26,7 +28,10 @@ class Compiled:
 
     def executable(self, *arguments: Any) -> Executable:
         """The executable for arguments like the given arrays or types."""
-        types = tuple([a if isinstance(a, TensorType) else type_of(np.asarray(a)) for a in arguments])
+        given = [a if isinstance(a, TensorType) or is_number(a) else type_of(to_array(a)) for a in arguments]
+        floating = [t.dtype for t in given if isinstance(t, TensorType) and t.dtype.floating]
+        weak = {"f": floating[0] if floating else f32, "i": i64, "b": bool_}
+        types = tuple([t if isinstance(t, TensorType) else TensorType(weak[weak_kind(t)], ()) for t in given])
         if types not in self.artifacts:
             dtype = f64 if any(t.dtype is f64 for t in types) else f32
             module = trace(self.function, *types, dtype=dtype)

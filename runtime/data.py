@@ -17,6 +17,7 @@ import numpy as np
 
 from ..ir import philox
 from ..ir.errors import DataError
+from ..ir.record import here
 from ..ir.types import Array, DType
 
 
@@ -32,16 +33,18 @@ class Dataset:
     def __init__(self, columns: Sequence[Any]) -> None:
         self.columns: tuple[Array, ...] = tuple(np.asarray(c) for c in columns)
         if not self.columns:
-            raise DataError("a dataset needs at least one column")
+            raise DataError("a dataset needs at least one column", here())
         for n, column in enumerate(self.columns):
             if column.ndim == 0 or column.dtype.kind not in "fiub":
                 raise DataError(
-                    f"column {n} is {column.dtype} of shape {list(column.shape)}; columns are arrays of numbers with rows"
+                    f"column {n} is {column.dtype} of shape {list(column.shape)}; columns are arrays of numbers",
+                    here(),
                 )
         lengths = {len(c) for c in self.columns}
         if len(lengths) > 1:
             raise DataError(
-                f"columns have {' and '.join(str(len(c)) for c in self.columns)} rows\n  rule: all have one length"
+                f"columns have {' and '.join(str(len(c)) for c in self.columns)} rows\n  rule: all have one length",
+                here(),
             )
 
     def __len__(self) -> int:

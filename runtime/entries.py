@@ -137,7 +137,8 @@ def record(
 ) -> Function:
     """Record an entry on a recorder and return it as a function (whose values hold arrays if the recorder is a tape).
 
-    ``arrays`` gives a tape the state of a name, and ``seed`` is the key of the runtime's seed.  ``entry`` is ``forward``, ``loss`` or ``train_step``; ``grads`` adds the gradients of all parameters to the first two.
+    ``arrays`` gives a tape the state of a name, and ``seed`` is the key of the runtime's seed.  ``entry`` is ``forward``,
+    ``loss`` or ``train_step``; ``grads`` adds the gradients of all parameters to the first two.
     """
     r = Recording(setting, recorder, arrays, seed)
     model, declared = setting.declared.model, setting.declared
@@ -157,6 +158,8 @@ def record(
     with frame(begin_frame):
         inputs = values[:-1] if has_target else values
         outputs = model(*map(Tensor, inputs))
+        if outputs is None:
+            raise TraceError(f"{type(model).__name__}.forward returned None\n  remedy: return a tensor")
         if has_target:
             begin_frame.path.append(("", setting.objective.line))
             loss = as_value(setting.objective.loss(outputs, Tensor(values[-1])))

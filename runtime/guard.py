@@ -30,7 +30,8 @@ def nonfinite_error(function: Function) -> NonFiniteError | None:
     for argument, role in zip(function.arguments, function.roles, strict=True):
         if argument in bad:
             kind, at = _first(argument.array)
-            return NonFiniteError(f"{role} %{argument.name} holds {kind} at index {list(at)} before any op ran")
+            batch = " of this batch" if role == "input" else ""
+            return NonFiniteError(f"{role} %{argument.name} holds {kind} at index {list(at)}{batch} before any op ran")
     for i in function.instructions:
         if any(r in bad for r in i.results) and all(is_finite(o.array) for o in i.operands):
             kind, at = _first(next(r for r in i.results if r in bad).array)

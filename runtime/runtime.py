@@ -124,6 +124,8 @@ class Runtime:
     ) -> None:
         if not isinstance(model, Module):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"model is an nn.Module, not {type(model).__name__}")
+        if optimizer is not None and not isinstance(optimizer, Optimizer):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"optimizer={optimizer!r}: it is an optimizer such as optim.Adam(lr=1e-3)")
         self.name = name
         self.setting = Setting(Declarations(model), _objective(objective), optimizer or SGD(), runtime_dtype(dtype))
         self.device = device
@@ -374,9 +376,9 @@ class Runtime:
                 raise CheckpointError(
                     f"state {given!r} has shape {list(array.shape)}; the model's is {list(type_.shape)}"
                 )
-            if (array.dtype.kind == "f") != type_.dtype.floating:
+            if array.dtype.kind not in ("f" if type_.dtype.floating else "iub"):
                 raise CheckpointError(f"state {given!r} is {array.dtype}; the model's is {type_.dtype}")
-            if name in new and not np.array_equal(new[name], array):
+            if name in new and not np.array_equal(new[name], array, equal_nan=type_.dtype.floating):
                 raise CheckpointError(f"state {given!r} and {name!r} are one tied tensor with two values")
             new[name] = array
         missing = [n for n in types if n not in new and not n.startswith("optimizer/")]
@@ -410,7 +412,8 @@ class Runtime:
             )
         try:
             options: dict[str, Any] = dict(metadata["optimizer"])
-            kind = OPTIMIZERS.get(options.pop("name"))
+            name = options.pop("name")
+            kind = OPTIMIZERS.get(name)
             saved: dict[str, Any] = {name: metadata[name] for name in ("dtype", "seed", "objective")}
             if kind is not None:
                 if "betas" in options:
@@ -420,6 +423,10 @@ class Runtime:
             raise CheckpointError(
                 f"{path}: its metadata is not that of a runtime: {type(error).__name__} {error}"
             ) from None
+        if kind is None and "optimizer" not in overrides:
+            raise CheckpointError(
+                f"{path} was trained with {name}, which is not built in\n  remedy: Runtime.load(path, model, optimizer=...)"
+            )
         runtime = cls(model, **{**saved, **overrides})
         runtime.load_file(path, arrays)
         return runtime

@@ -13,17 +13,21 @@ import numpy as np
 
 from ..frontend.nn import Module, Objective, objective
 from ..frontend.optim import SGD, Optimizer
-from ..ir.errors import CheckpointError, DataError
+from ..ir.errors import CheckpointError, DataError, IRError
 from ..ir.source import user_line
 from . import checkpoint
 from .data import Dataset, Loader
 from .memory import peak_memory
 from .progress import Reporter, RunLog
-from .runtime import FORMAT, Loss, Runtime
+from .runtime import FORMAT, Loss, Runtime, runtime_dtype
 
 Data = Dataset | tuple[Dataset, Dataset]
 EVAL_ROWS = 1024
 """Rows of one batch of an evaluation."""
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 0)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,12 @@ class Config:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "line", user_line(2))
+        runtime_dtype(self.dtype)
+        if not isinstance(self.optimizer, Optimizer):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"optimizer={self.optimizer!r}: it is an optimizer such as optim.Adam(lr=1e-3)")
+        if not _is_count(self.seed) or self.seed >= 1 << 64:
+            raise ValueError(f"seed={self.seed!r}: it is an integer from 0 to 2**64-1")
+        _ = self.chosen_objective
 
     def changed(self, **fields: Any) -> Config:
         """A copy with other values in some fields, still attributed to the line that made this one."""
@@ -76,15 +86,14 @@ class TrainOptions:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "epochs", "stop_at"):
+        for name in ("steps", "epochs", "stop_at", "log_every", "checkpoint_every"):
             value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name}={value}: it is not negative")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}: it is at least 1")
-        for name in ("log_every", "checkpoint_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: it is not negative")
+            if not _is_count(value) and not (value is None and name in ("steps", "epochs", "stop_at")):
+                raise ValueError(f"{name}={value!r}: it is an integer of at least 0")
+        if not _is_count(self.batch_size) or self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size!r}: it is an integer of at least 1")
+        if not isinstance(self.callbacks, (list, tuple)):
+            raise TypeError(f"callbacks={self.callbacks!r}: it is a list of objects with methods such as on_step")
 
     def total(self, batches: int) -> int:
         """Updates of the whole run when an epoch has ``batches``."""
@@ -144,6 +153,10 @@ class Trained:
 
 def evaluate(runtime: Runtime, dataset: Dataset) -> Evaluation:
     """See ``Trained.eval``."""
+    if not isinstance(dataset, Dataset):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"the data is {type(dataset).__name__}, not a Dataset\n  remedy: tp.data.arrays(inputs, targets)"
+        )
     if not len(dataset):
         raise DataError("the dataset to evaluate has no rows")
     loss, totals = 0.0, dict.fromkeys(runtime.setting.objective.metrics, 0.0)
@@ -214,26 +227,40 @@ class Advanced:
                     f"{path} was trained with {name} {metadata.get(name)}, and this run has {now}\n  remedy: give both one {name}"
                 )
         saved, now = metadata.get("optimizer", {}).get("name"), type(self.config.optimizer).__name__
-        if saved != now:
-            raise CheckpointError(f"{path} was trained with {saved}, and this run has {now}, which keeps other state")
+        missing = [n for n in self.runtime.optimizer_state if n not in arrays]
+        if saved != now or missing:
+            lacks = f"; it lacks {missing[0]}" if missing else ""
+            raise CheckpointError(f"{path} was trained with another optimizer ({saved}) than this run's {now}{lacks}")
         self.runtime.load_file(path, arrays)
 
     def train(self, data: Data, options: TrainOptions | None = None) -> Trained:
         """Train as ``options`` say, in train mode, and restore the mode."""
         options = options or TrainOptions()
         dataset = data if isinstance(data, Dataset) else data[0]
+        if not isinstance(dataset, Dataset):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"data is {type(data).__name__}, not a Dataset\n  remedy: tp.data.arrays(inputs, targets)")
         if options.resume is not None:
             self.resume(options.resume)
         loader = self.loader(dataset, options.batch_size, options.shuffle)
-        self.callbacks = [*options.callbacks]
+        own, self.callbacks = self.callbacks, [*self.callbacks, *options.callbacks]
         first = self.runtime.step_count
         total = options.total(len(loader))
         last = min(total, options.stop_at) if options.stop_at is not None else total
-        with self.in_mode("train"):
-            report = self._loop(loader, options, first, last)
+        try:
+            with self.in_mode("train"):
+                report = self._loop(loader, options, first, last)
+        finally:
+            self.callbacks = own
         if options.checkpoint is not None:
             self.runtime.save(options.checkpoint)
         return Trained(self.runtime, report)
+
+    def _step(self, batch: Sequence[Any], number: int) -> float:
+        try:
+            return float(self.step(batch))
+        except IRError as error:
+            error.message += f"\n  in step {number}"
+            raise
 
     def _loop(self, loader: Loader, options: TrainOptions, first: int, last: int) -> Report:
         losses: list[float] = []
@@ -244,7 +271,7 @@ class Advanced:
         try:
             with Reporter(last, options.log_every, options.progress) as reporter:
                 for step, (epoch, batch) in zip(range(first + 1, last + 1), loader.steps(first), strict=False):
-                    loss = float(self.step(batch))
+                    loss = self._step(batch, step)
                     losses = [losses[0] if losses else loss, loss]
                     reporter.step(step, loss)
                     if options.log is not None:

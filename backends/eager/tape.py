@@ -70,8 +70,8 @@ class Tape(GraphBuilder):
             for n, (v, g) in enumerate(zip(inputs, found, strict=True))
         }
 
-    def to_ir(self) -> Function:
-        """The tape as a function: of the runtime's entry if it recorded one, else of its arguments and last result."""
+    def _function(self) -> Function:
+        """The recorded instructions themselves, with the arguments and results of the entry, if it is one."""
         if self.layout is not None:
             name, arguments, results, attrs = self.layout
             return self.function(name, arguments, results, attrs)
@@ -80,6 +80,10 @@ class Tape(GraphBuilder):
         )
         return self.function("tape", [(v, "input") for v in self.arguments], last)
 
+    def to_ir(self) -> Function:
+        """A copy as a function: of the runtime's entry if the tape recorded one, else of its arguments and last result."""
+        return self._function().clone()
+
     def __str__(self) -> str:
-        names = Names(self.to_ir())
+        names = Names(self._function())
         return "\n".join(instruction(i, names) for i in self.instructions)

@@ -11,6 +11,7 @@ from ...ir.record import here
 from ...ir.types import normalize_axis
 from .. import functional as ops
 from ..convert import as_value
+from ..functional.apply import located_errors
 from . import init
 from .module import Buffer, Module, Parameter
 
@@ -170,8 +171,10 @@ class Flatten(Module):
         self.start_dim, self.end_dim = start_dim, end_dim
 
     def forward(self, x: Any) -> Any:
-        shape = as_value(x).type.shape
-        first, last = (normalize_axis(a, len(shape)) for a in (self.start_dim, self.end_dim))
+        value = as_value(x)
+        shape = value.type.shape
+        with located_errors("flatten", value):
+            first, last = (normalize_axis(a, len(shape)) for a in (self.start_dim, self.end_dim))
         if last < first:
             raise ShapeError(f"Flatten from axis {first} to {last}\n  rule: start_dim is not after end_dim", here())
         return ops.reshape(x, (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]))

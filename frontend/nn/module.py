@@ -86,6 +86,8 @@ class Module:
                 "  remedy: rt = tp.Runtime(model), then rt.predict(x)",
                 here(),
             )
+        if not hasattr(self, "forward"):
+            raise TraceError(f"{type(self).__name__} has no method forward\n  remedy: define forward(self, x)", here())
         path = active.state.path(self) if active.state is not None else ""
         active.path.append((path, self._line))
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
@@ -27,9 +28,6 @@ app = typer.Typer(
 )
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.py", help="A model file.")]
-ModelArguments = Annotated[
-    list[str] | None, typer.Argument(metavar="-- ARGS", help="Everything after -- goes to the model file.")
-]
 Dtype = Annotated[str | None, typer.Option(help="float (= float64), float64 or float32.")]
 BackendName = Annotated[str | None, typer.Option("--backend", help="eager, compiled, or a registered name.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")]
@@ -84,14 +82,18 @@ def _note(line: str) -> None:
 def _write(text: str, output: Path | None) -> None:
     if output is None:
         sys.stdout.write(text)
-    else:
+        return
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise IRError(f"{output} cannot be written: {error.strerror}") from None
 
 
 @app.command()
 def run(
+    context: typer.Context,
     model: ModelArgument,
-    arguments: ModelArguments = None,
     dtype: Dtype = None,
     backend: BackendName = None,
     cpu: Cpu = False,
@@ -116,7 +118,7 @@ def run(
     settings: Set = None,
     debug: Debug = False,
 ) -> None:
-    """Train a model file and evaluate it."""
+    """Train a model file and evaluate it.  What stands after -- goes to the model file."""
     sys.excepthook = _explain(debug)
 
     def call() -> None:
@@ -124,15 +126,15 @@ def run(
             dtype, backend, device, cpu, cuda, settings, steps=steps, epochs=epochs, stop_at=stop_at, batch_size=batch_size, lr=lr,
             seed=seed, log_every=log_every, log=log, resume=resume, numerics=numerics, guard=guard, progress=False if no_progress else None,
         )  # fmt: skip
-        commands.run(model, flags, save, json, arguments or ())
+        commands.run(model, flags, save, json, context.obj or ())
 
     _usage(call)
 
 
 @app.command()
 def dump(
+    context: typer.Context,
     model: ModelArgument,
-    arguments: ModelArguments = None,
     stage: Annotated[str, typer.Option(help=f"{', '.join(commands.STAGES)}.")] = "traced",
     entry: Annotated[str, typer.Option(help=f"{', '.join(commands.ENTRIES)}.")] = "forward",
     mode: Annotated[str, typer.Option(help="train or eval.")] = "train",
@@ -150,12 +152,12 @@ def dump(
     settings: Set = None,
     debug: Debug = False,
 ) -> None:
-    """Print the IR of one entry of a model at a stage of the compiler."""
+    """Print the IR of one entry of a model at a stage of the compiler.  What stands after -- goes to the model file."""
     sys.excepthook = _explain(debug)
 
     def call() -> str:
         flags = _flags(dtype, backend, device, cpu, cuda, settings, batch_size=batch_size, lr=lr, seed=seed)
-        return commands.dump(model, DumpRequest(stage, entry, mode, after_all, locations), flags, arguments or ())
+        return commands.dump(model, DumpRequest(stage, entry, mode, after_all, locations), flags, context.obj or ())
 
     _write(_usage(call), output)
 
@@ -186,11 +188,9 @@ def check(
     """Parse and verify IR text."""
     sys.excepthook = _explain(debug)
 
-    def call() -> None:
-        for line in commands.check(files):
-            print(line)
-
-    _usage(call)
+    valid = [_usage(partial(commands.check, path, print, _note)) for path in files]
+    if not all(valid):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -239,4 +239,8 @@ def _frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:
 
 def main() -> None:
     """Entry point of the ``irc`` script."""
-    app()
+    arguments, rest = sys.argv[1:], list[str]()
+    if "--" in arguments:
+        at = arguments.index("--")
+        arguments, rest = arguments[:at], arguments[at + 1 :]
+    app(arguments, obj=rest)
