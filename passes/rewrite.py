@@ -149,7 +149,7 @@ def apply(function: Function, rules: Sequence[Rewrite], context: Context) -> boo
             match = Match(i)
             if not match_instruction(rule.pattern, i, match):
                 if context.why is not None:
-                    context.note(i, f"{name}: {i!r} has another form than {type(rule).__doc__ or name}")
+                    context.note(i, f"{name}: does not match ({(type(rule).__doc__ or name).strip()})")
                 continue
             reason = rule.refuse(match)
             if reason is not None:
