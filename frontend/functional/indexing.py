@@ -91,6 +91,13 @@ def _index(x: Any, item: Any) -> Tensor:
     full: list[Any] = []
     for i in items:
         full.extend([slice(None)] * (rank - used) if i is Ellipsis else [i])
+    chosen = [n for n, i in enumerate(full) if i is not None and not isinstance(i, slice)]
+    if any(_is_indices(full[n]) for n in chosen) and chosen and chosen[-1] - chosen[0] >= len(chosen):
+        with located_errors("indexing", value):
+            raise ShapeError(
+                "a slice stands between an integer and an index array\n"
+                "  rule: they are neighbours (NumPy would move their axis first)\n  remedy: index in two steps"
+            )
     start, stop, step = ([0] * rank for _ in range(3))
     flipped: list[int] = []
     shape: list[int] = []

@@ -632,3 +632,10 @@ def test_many_classes_with_narrow_labels_do_not_wrap() -> None:
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True) - np.eye(300)[labels]
     got = tp.grad(lambda x: ops.cross_entropy(x, ops.stop_gradient(labels)))(logits)
     np.testing.assert_allclose(got, expected / 3, rtol=1e-10, atol=1e-15)
+
+
+def test_an_integer_apart_from_an_index_array_is_refused() -> None:
+    with pytest.raises(tp.ShapeError, match="two steps"):
+        ops.index(x_, (0, slice(None), [0, 1]))
+    np.testing.assert_array_equal(ops.index(x_, (0, [0, 1])), x_[0, [0, 1]])
+    np.testing.assert_array_equal(ops.index(x_, (slice(None), 1, [0, 1])), x_[:, 1, [0, 1]])
