@@ -93,12 +93,7 @@ class NumpyProgram(Executable):
             Layout.contiguous(v.type.shape),
         )
 
-    # Primitives
-
     # Ops, by family
-
-    def _operand(self, v: Value) -> Ref | Number:
-        return self._refs[v]
 
     def _array(self, v: Value) -> Ref:
         """The operand as an array."""
@@ -172,7 +167,7 @@ class NumpyProgram(Executable):
             self._random(op, i, pool)
         elif isinstance(op, Key):
             data = op.data(**i.attrs)
-            number = f"int({self._out.var(self._operand(i.operands[1]))})" if data is None else str(data)
+            number = f"int({self._out.var(self._refs[i.operands[1]])})" if data is None else str(data)
             self._out.line(
                 f"{self._out.var(self._result(i.result))}[:] = fold_in({self._out.var(self._array(i.operands[0]))}, {number})"
             )
@@ -202,7 +197,7 @@ class NumpyProgram(Executable):
         return self._out.constant(moved, ref.dtype)
 
     def _scalars(self, i: Instruction, full: bool, pool: Arena) -> list[Scalar]:
-        return [Scalar(o.type.dtype, self._rows(o, pool) if full else self._operand(o)) for o in i.operands]
+        return [Scalar(o.type.dtype, self._rows(o, pool) if full else self._refs[o]) for o in i.operands]
 
     def _elementwise(self, op: Elementwise, i: Instruction, pool: Arena) -> None:
         recorded = Recorded()
@@ -274,7 +269,7 @@ class NumpyProgram(Executable):
         for o, block in zip(i.operands, blocks, strict=True):
             start = sum(a * s for a, s in zip(block.start, strides, strict=True))
             layout = Layout(o.type.shape, tuple(s * k for s, k in zip(strides, block.step, strict=True)), start)
-            part, source = out._replace(layout=layout), self._operand(o)
+            part, source = out._replace(layout=layout), self._refs[o]
             if o.type.size == 0 or (isinstance(source, Ref) and self._out.same_bytes(part, source)):
                 continue
             copies.append((part, source))
@@ -313,7 +308,7 @@ class NumpyProgram(Executable):
         kernel = self._module[i.attrs[op.bodies[0]]]
         known: dict[Value, Scalar] = {}
         for argument, operand in zip(kernel.arguments, i.operands, strict=True):
-            known[argument] = Scalar(argument.type.dtype, self._operand(operand))
+            known[argument] = Scalar(argument.type.dtype, self._refs[operand])
         recorded = Recorded()
         for inner in kernel.instructions:
             if isinstance(inner.op, Source):
@@ -400,10 +395,9 @@ class NumpyProgram(Executable):
 
     def bind(self, state: State) -> Bound:
         runs = tuple(self._instantiate(state, which) for which in (0, 1))
-        quiet = np.errstate
 
         def call(*inputs: Array) -> tuple[Array, ...]:
-            with quiet(all="ignore"):
+            with np.errstate(all="ignore"):
                 return runs[state.current](*inputs)
 
         return call
