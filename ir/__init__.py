@@ -18,13 +18,15 @@ from .errors import (
     NonFiniteError,
     ParseError,
     ShapeError,
+    TextError,
     TraceError,
     VerifyError,
 )
+from .files import load, save
 from .graph import Function, Instruction, Location, Mark, Module, Place, Symbol, Value
 from .op import OPS, Absent, Attr, Check, Op, Sample
 from .parse import parse
-from .print import print_function, print_module
+from .print import Text, print, print_function, print_module
 from .record import Frame, GraphBuilder, Recorder, current_frame, frame
 from .types import DTYPES, DType, TensorType
 from .verify import verify
@@ -57,16 +59,21 @@ __all__ = [
     "ShapeError",
     "Symbol",
     "TensorType",
+    "Text",
+    "TextError",
     "TraceError",
     "Value",
     "VerifyError",
     "current_frame",
     "forward",
     "frame",
+    "load",
     "parse",
+    "print",
     "print_function",
     "print_module",
     "reverse",
+    "save",
     "verify",
 ]
 _ = _ops  # imported for the registration of the built-in ops

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from .graph import Location
+    from .origin import Origin
 
 
 class IRError(Exception):
@@ -28,17 +29,40 @@ class IRError(Exception):
         return place_text(self.locations) + self.message
 
 
-class ParseError(IRError):
-    """IR text that does not follow the grammar; ``line`` and ``column`` count from 1."""
+class TextError(IRError):
+    """An error about IR that was read from text.
 
-    def __init__(self, message: str, *, file: str = "<text>", line: int = 0, column: int = 0, source: str = "") -> None:
-        self.file, self.line, self.column = file, line, column
-        rows = source.split("\n")
-        caret = f"\n  {rows[line - 1]}\n  {' ' * (column - 1)}^" if 0 < line <= len(rows) else ""
-        super().__init__(f"{file}:{line}:{column}: {message}{caret}")
+    ``file``, ``line`` and ``column`` (from 1) say where, and ``str(error)`` shows the lines around; ``line`` is 0 for IR that
+    was not read from text.
+    """
+
+    def __init__(
+        self, message: str, locations: Sequence[Location] = (), *, origin: Origin | None = None, offset: int = 0
+    ) -> None:
+        super().__init__(message, locations)
+        self.origin, self.offset = origin, offset
+        self.file = origin.file if origin is not None else ""
+        self.line, self.column = origin.place(offset) if origin is not None else (0, 0)
+
+    def prefixed(self, words: str) -> Self:
+        """The same error with words before its message."""
+        return type(self)(words + self.message, self.locations, origin=self.origin, offset=self.offset)
+
+    def __str__(self) -> str:
+        if self.origin is None:
+            return super().__str__()
+        made = f"\n  made at {places_text(self.locations)}" if self.locations else ""
+        return (
+            f"{self.file}:{self.line}:{self.column}: {self.message}{made}\n"
+            f"{self.origin.excerpt(self.line, self.column)}"
+        )
 
 
-class VerifyError(IRError):
+class ParseError(TextError):
+    """IR text that does not follow the grammar, or names what is not there."""
+
+
+class VerifyError(TextError):
     """IR that breaks a rule; the message names the function, the instruction and the rule."""
 
 
@@ -86,7 +110,11 @@ def place_text(locations: Sequence[Location]) -> str:
     """The user's place and source line, ready to stand above a message; empty when there is none."""
     if not locations:
         return ""
-    file, line, module = locations[0]
-    where = f"{file}:{line}" + (f' in "{module}"' if module else "")
-    source = linecache.getline(file, line).strip()
+    where = places_text(locations[:1])
+    source = linecache.getline(locations[0].file, locations[0].line).strip()
     return f"{where}\n    {source}\n" if source else f"{where}\n"
+
+
+def places_text(locations: Sequence[Location]) -> str:
+    """Places as ``file:line in "module"``, separated by commas."""
+    return ", ".join(f"{p.file}:{p.line}" + (f' in "{p.module}"' if p.module else "") for p in locations)

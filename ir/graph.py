@@ -15,6 +15,7 @@ from .types import TensorType
 
 if TYPE_CHECKING:
     from .op import Op
+    from .origin import Origin
 
 ROLES = ("input", "param", "buffer", "optimizer")
 Attrs = Mapping[str, Any]
@@ -186,6 +187,8 @@ class Module:
     def __init__(self, name: str, functions: Sequence[Function] = ()) -> None:
         self.name = name
         self.functions: dict[str, Function] = {f.name: f for f in functions}
+        self.origin: Origin | None = None
+        """The text it was read from, if it was."""
 
     def add(self, function: Function) -> Function:
         """Add a function under its name, which must be free."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.resources import files
 from threading import Lock
@@ -18,10 +18,13 @@ from lark.exceptions import VisitError
 from .errors import ParseError
 from .graph import ROLES, Function, Instruction, Location, Mark, Module, Place, Symbol, Value
 from .literal import Literal
-from .op import OPS, Attr
-from .types import DTYPES, TensorType
+from .op import OPS, Attr, Op
+from .origin import Origin, Span
+from .print import SIDE, Text, side_name
+from .types import DTYPES, Array, TensorType, bf16
 
 MAX_ELEMENTS = 1 << 40
+MAX_RANK = 32
 
 
 class _MistakeError(Exception):
@@ -34,6 +37,10 @@ class _MistakeError(Exception):
 
 def _fail(token: Any, message: str) -> NoReturn:
     raise _MistakeError(token, message)
+
+
+def _offset(token: Any) -> int:
+    return getattr(token, "start_pos", None) or 0
 
 
 def _name(token: Any) -> str:
@@ -61,6 +68,9 @@ def _integer(token: Any) -> int:
         _fail(token, f"{token} is not an integer")
 
 
+MISSING = "keep the .safetensors file that was written with the text beside it, under the text's name; in Python pass data="
+
+
 class _List(list[Any]):
     """A bracketed list of scalar tokens."""
 
@@ -75,26 +85,33 @@ class _Builder(Transformer[Token, Module]):
     def __init__(self) -> None:
         super().__init__()
         self.scope: dict[str | int, Value] = {}
+        self.spans: dict[Any, Span] = {}
+        self.data: Mapping[str, Array] = {}
+
+    def begin(self, origin: Origin, data: Mapping[str, Array]) -> None:
+        """Get ready for a text."""
+        self.scope, self.spans, self.data = {}, origin.spans, data
 
     # Types and places
     def integers(self, parts: list[Token]) -> tuple[int, ...]:
         return tuple([_integer(p) for p in parts])
 
-    def type(self, parts: list[Any]) -> TensorType:
+    def type(self, parts: list[Any]) -> tuple[TensorType, int]:
         name, shape = parts
         if name not in DTYPES:
             _fail(name, f"{name} is not an element type; one of {', '.join(DTYPES)}")
         result = TensorType(DTYPES[name], shape or ())
-        if min(result.shape, default=0) < 0 or result.size > MAX_ELEMENTS:
-            _fail(name, f"{result} is not a possible shape")
-        return result
+        if min(result.shape, default=0) < 0 or result.rank > MAX_RANK or result.size > MAX_ELEMENTS:
+            _fail(name, f"{result} is not a possible shape\n  rule: up to {MAX_RANK} axes and 2**40 elements")
+        return result, _offset(name)
 
     def place(self, parts: list[Any]) -> tuple[Token, Token | None, int]:
         kind, of, offset = parts
         return kind, of, int(offset or 0)
 
-    def typed(self, parts: list[Any]) -> tuple[TensorType, Any]:
-        return parts[0], parts[1]
+    def typed(self, parts: list[Any]) -> tuple[TensorType, int, Any]:
+        (type, at), place = parts
+        return type, at, place
 
     # Attributes
     def scalar(self, parts: list[Token]) -> Token:
@@ -151,12 +168,13 @@ class _Builder(Transformer[Token, Module]):
         value.place = Place(str(kind), offset, self.use(of) if of is not None else None)
 
     def argument(self, parts: list[Any]) -> tuple[Value, str | None]:
-        token, type, place, role = parts
+        token, (type, at), place, role = parts
         if role is not None and role not in ROLES:
             _fail(role, f"{role} is not a role; one of {', '.join(ROLES)}")
         value = Value(type)
         self.define(token, value)
         self.put(value, place)
+        self.spans[value] = Span(_offset(token), (), (at,))
         return value, str(role) if role else None
 
     def arguments(self, parts: list[Any]) -> list[Any]:
@@ -167,8 +185,9 @@ class _Builder(Transformer[Token, Module]):
             _fail(parts[0], f"{parts[0]} is not a mark; grad or update")
         return Mark(str(parts[0]), self.use(parts[1]))
 
-    def result(self, parts: list[Any]) -> tuple[TensorType, Mark | None]:
-        return parts[0], parts[1]
+    def result(self, parts: list[Any]) -> tuple[TensorType, int, Mark | None]:
+        (type, at), mark = parts
+        return type, at, mark
 
     def results(self, parts: list[Any]) -> list[Any]:
         return parts
@@ -181,21 +200,48 @@ class _Builder(Transformer[Token, Module]):
             _fail(op_name, f"there is no op {op_name}; irc ops lists them")
         if len(names) != len(typed):
             _fail(names[0], f"{len(names)} results and {len(typed)} types")
-        given: dict[Token, Any] = attrs or {}
-        for name in given:
-            if name not in op.attrs:
-                _fail(name, f"op {op.name} has no attribute {name}; it has {', '.join(op.attrs) or 'none'}")
-        values = {str(k): _attribute(op.attrs[k], k, v, typed[0][0]) for k, v in given.items()}
+        values = dict(self.given(op, attrs, typed[0][0])) if attrs else {}
         try:
             checked = op.attributes(values) if op.attrs else values
         except TypeError as error:
             _fail(op_name, str(error))
-        used = tuple([self.use(t) for t in operands or ()])
-        made = Instruction(op, used, checked, [t for t, _ in typed], location or ())
-        for token, value, (_, place) in zip(names, made.results, typed, strict=True):
+        tokens: list[Token] = operands or []
+        used = tuple([self.use(t) for t in tokens])
+        made = Instruction(op, used, checked, [t for t, _, _ in typed], location or ())
+        for token, value, (_, _, place) in zip(names, made.results, typed, strict=True):
             self.define(token, value)
             self.put(value, place)
+        self.spans[made] = Span(
+            _offset(op_name), tuple([_offset(t) for t in tokens]), tuple([at for _, at, _ in typed])
+        )
         return made
+
+    def given(self, op: Op, attrs: Mapping[Token, Any], type: TensorType) -> Iterator[tuple[str, Any]]:
+        """The attributes of an instruction, by the kinds that the op declares."""
+        literal = next((name for name, attr in op.attrs.items() if attr.kind == "literal"), None)
+        for name, value in attrs.items():
+            if name == SIDE and literal is not None:
+                if literal in attrs:
+                    _fail(name, f"{SIDE} stands in place of {literal}")
+                yield literal, self.beside(name, value, type)
+            elif name not in op.attrs:
+                _fail(name, f"op {op.name} has no attribute {name}; it has {', '.join(op.attrs) or 'none'}")
+            else:
+                yield str(name), _attribute(op.attrs[name], name, value, type)
+
+    def beside(self, name: Token, value: Any, type: TensorType) -> Literal:
+        """A constant whose elements are kept beside the text."""
+        if not isinstance(value, Token) or value.type != "SYMBOL":
+            _fail(name, f"{SIDE} is the name of elements kept beside the text, such as @sha256_...")
+        wanted = _name(value)
+        array = self.data.get(wanted)
+        if array is None:
+            _fail(value, f"the elements of this constant are missing\n  remedy: {MISSING}")
+        if type.dtype is bf16 and array.dtype == np.uint16:
+            array = array.view(bf16.numpy)  # as files keep it
+        if array.dtype != type.dtype.numpy or array.shape != type.shape or side_name(array, type) != wanted:
+            _fail(value, "the elements of this constant were altered: what is kept under its hash has another hash or type")
+        return Literal.of(array)
 
     def return_(self, parts: list[Any]) -> tuple[Token | None, list[Value]]:
         tokens: list[Token] = parts[0] or []
@@ -204,10 +250,10 @@ class _Builder(Transformer[Token, Module]):
     def function(self, parts: list[Any]) -> tuple[Token, Function]:
         symbol, arguments, results, attrs, *rest = parts
         token, returned = rest.pop()
-        declared: list[tuple[TensorType, Mark | None]] = results or []
+        declared: list[tuple[TensorType, int, Mark | None]] = results or []
         if len(declared) != len(returned):
             _fail(token or symbol, f"{len(declared)} results are declared and {len(returned)} returned")
-        for (type, _), value in zip(declared, returned, strict=True):
+        for (type, _, _), value in zip(declared, returned, strict=True):
             if type != value.type:
                 _fail(token, f"a result is declared {type} and returned as {value.type}")
         self.scope = {}
@@ -219,9 +265,10 @@ class _Builder(Transformer[Token, Module]):
             [role for _, role in pairs],
             rest,
             returned,
-            [mark for _, mark in declared],
+            [mark for _, _, mark in declared],
             {str(k): _free(k, v) for k, v in given.items()},
         )
+        self.spans[made] = Span(_offset(symbol), (), tuple([at for _, at, _ in declared]))
         return symbol, made
 
     def module(self, parts: list[Any]) -> Module:
@@ -351,34 +398,40 @@ _KINDS: Mapping[str, str] = {
 }
 
 
-def parse(text: str, *, file: str = "<text>") -> Module:
+def parse(text: str | Text, data: Mapping[str, Array] | None = None, *, file: str = "<text>") -> Module:
     """The module that IR text describes; verify it before use.
 
-    Raises ``ParseError`` with file, line, column and a caret.
+    ``data`` holds the elements of large constants by name, as ``print`` gave them.  Raises ``ParseError`` with file, line,
+    column, a caret and the lines around.
     """
+    source, beside = (text.text, text.data) if isinstance(text, Text) else (text, {})
+    origin = Origin(source, file)
     parser, builder = _parser()
     try:
         with _LOCK:
-            builder.scope = {}
-            return cast(Module, cast(Any, parser).parse(text))
+            builder.begin(origin, {**beside, **(data or {})})
+            module = cast(Module, cast(Any, parser).parse(source))
     except UnexpectedInput as error:
-        wanted = sorted(
-            _KINDS.get(t, t.lower()) for t in getattr(error, "expected", None) or getattr(error, "allowed", None) or ()
-        )
-        found = (
-            "this character"
-            if isinstance(error, UnexpectedCharacters)
-            else repr(str(getattr(error, "token", "the end")))
-        )
-        if getattr(getattr(error, "token", None), "type", "") == "$END":
-            found = "the end of the text"
-        line, column = max(error.line, 1), max(error.column, 1)
-        raise ParseError(
-            f"{found} where one of these belongs: {' '.join(wanted)}", file=file, line=line, column=column, source=text
-        ) from None
+        raise _unexpected(error, origin) from None
     except (VisitError, _MistakeError) as error:
         bad = error.orig_exc if isinstance(error, VisitError) else error
         if not isinstance(bad, _MistakeError):
             raise bad from None
-        line, column = getattr(bad.token, "line", 1) or 1, getattr(bad.token, "column", 1) or 1
-        raise ParseError(bad.message, file=file, line=line, column=column, source=text) from None
+        raise ParseError(bad.message, origin=origin, offset=_offset(bad.token)) from None
+    module.origin = origin
+    return module
+
+
+def _unexpected(error: UnexpectedInput, origin: Origin) -> ParseError:
+    """What stands where something else belongs."""
+    expected = getattr(error, "expected", None) or getattr(error, "allowed", None) or ()
+    wanted = sorted(_KINDS.get(t, t.lower()) for t in expected)
+    token = getattr(error, "token", None)
+    offset = error.pos_in_stream if error.pos_in_stream is not None else len(origin.text)
+    if isinstance(error, UnexpectedCharacters):
+        found = "this character"
+    elif getattr(token, "type", "") == "$END":
+        found, offset = "the end of the text", _offset(token)
+    else:
+        found = repr(str(token))
+    return ParseError(f"{found} where one of these belongs: {' '.join(wanted)}", origin=origin, offset=offset)

@@ -1,21 +1,54 @@
-"""The canonical printer.  One form for every op: ``results = name operands {attributes} : types location``."""
+"""The canonical printer.  One form for every op: ``results = name operands {attributes} : types location``.
+
+A constant of more than 16 elements that is no splat is printed as its bytes (``str(module)``) or, by ``print``, as the hash under
+which its elements stand beside the text.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .graph import Function, Instruction, Location, Mark, Module, Symbol, Value
 from .literal import Literal
-from .types import DType, bf16
+from .types import Array, DType, TensorType, bf16
 
 PLAIN = re.compile(r"(?!\d+$)[A-Za-z0-9_.]{1,4096}(/[A-Za-z0-9_.]{1,4096}){0,64}", re.ASCII)
 INLINE_ELEMENTS = 16
+SIDE = "data"
+"""The attribute that stands for a constant's elements where they are kept beside the text."""
+
+
+class Text(NamedTuple):
+    """IR text and, by name, the elements of the large constants that it refers to."""
+
+    text: str
+    data: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How to print: with ``locations``, their files relative to the folder ``base``; large constants to ``data``, or inline."""
+
+    locations: bool = False
+    base: str | None = None
+    data: dict[str, Array] | None = None
+
+
+PLAIN_FORM = Form()
+
+
+def side_name(array: Array, type: TensorType) -> str:
+    """The name of a constant kept beside the text: the SHA-256 of its type and its little-endian bytes."""
+    data = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return f"sha256_{hashlib.sha256(f'{type}:'.encode() + data.tobytes()).hexdigest()}"
 
 
 def quote(name: str) -> str:
@@ -74,20 +107,32 @@ def attribute(value: Any) -> str:
     raise TypeError(f"{value!r} is no attribute value")
 
 
+def _is_large(value: Any) -> bool:
+    return isinstance(value, Literal) and not value.is_splat and value.data.size > INLINE_ELEMENTS
+
+
 def literal(value: Literal) -> str:
     """A constant's elements: one for a splat, a list up to 16, else their bytes in base64."""
     dtype = value.type.dtype
     if value.is_splat:
         return number(value.scalar if dtype.kind != "f" else value.data[()], dtype)
-    if value.data.size > INLINE_ELEMENTS:
+    if _is_large(value):
         data = value.data.astype(value.data.dtype.newbyteorder("<"), copy=False)
         return f'bytes "{base64.b64encode(data.tobytes()).decode()}"'
     return "[" + ", ".join([number(v, dtype) for v in value.data.reshape(-1)]) + "]"
 
 
-def attributes(attrs: Any) -> str:
+def _pair(name: str, value: Any, form: Form) -> str:
+    if form.data is None or not _is_large(value):
+        return f"{name} = {attribute(value)}"
+    side = side_name(value.data, value.type)
+    form.data[side] = value.data
+    return f"{SIDE} = @{side}"
+
+
+def attributes(attrs: Any, form: Form = PLAIN_FORM) -> str:
     """``{name = value, ...}``, or nothing."""
-    return " {" + ", ".join([f"{k} = {attribute(v)}" for k, v in attrs.items()]) + "}" if attrs else ""
+    return " {" + ", ".join([_pair(k, v, form) for k, v in attrs.items()]) + "}" if attrs else ""
 
 
 class Names:
@@ -139,28 +184,32 @@ def _location(places: tuple[Location, ...], base: str | None) -> str:
     return f" loc({', '.join(one(p) for p in places)})" if places else ""
 
 
-def instruction(i: Instruction, names: Names, locations: bool = False, base: str | None = None) -> str:
+def instruction(i: Instruction, names: Names, form: Form = PLAIN_FORM) -> str:
     """One instruction's line, without indentation."""
     results = ", ".join([names.of[r] for r in i.results])
     operands = " " + ", ".join([names.of[o] for o in i.operands]) if i.operands else ""
     types = ", ".join([_type(r, names) for r in i.results])
-    where = _location(i.location, base) if locations else ""
-    return f"{results} = {i.op.name}{operands}{attributes(i.attrs)} : {types}{where}"
+    where = _location(i.location, form.base) if form.locations else ""
+    return f"{results} = {i.op.name}{operands}{attributes(i.attrs, form)} : {types}{where}"
 
 
-def _mark(mark: Mark | None, names: Names) -> str:
-    return f" {mark.kind}({names.of[mark.of]})" if mark else ""
+def argument(value: Value, role: str | None, names: Names) -> str:
+    """One argument as it stands in a function's head."""
+    return f"{names.of[value]}: {_type(value, names)}{f' {role}' if role else ''}"
 
 
-def print_function(function: Function, *, locations: bool = False, base: str | None = None, indent: str = "") -> str:
-    """The text of one function; ``base`` is the folder that files in locations are relative to."""
+def result(value: Value, mark: Mark | None, names: Names) -> str:
+    """One result as it stands in a function's head."""
+    return f"{value.type}{f' {mark.kind}({names.of[mark.of]})' if mark else ''}"
+
+
+def _function(function: Function, form: Form, indent: str) -> str:
     names = Names(function)
     lines = [f"{indent}func @{quote(function.name)}("]
     last = len(function.arguments) - 1
     for n, (value, role) in enumerate(zip(function.arguments, function.roles, strict=True)):
-        tail = f" {role}" if role else ""
-        lines.append(f"{indent}  {names.of[value]}: {_type(value, names)}{tail}{',' if n < last else ''}")
-    results = ", ".join(f"{v.type}{_mark(m, names)}" for v, m in zip(function.results, function.marks, strict=True))
+        lines.append(f"{indent}  {argument(value, role, names)}{',' if n < last else ''}")
+    results = ", ".join(result(v, m, names) for v, m in zip(function.results, function.marks, strict=True))
     attrs = f" with{attributes(function.attrs)}" if function.attrs else ""
     closing = f") -> ({results}){attrs} {{"
     if function.arguments:
@@ -168,14 +217,32 @@ def print_function(function: Function, *, locations: bool = False, base: str | N
     else:
         lines[-1] += closing
     for i in function.instructions:
-        lines.append(f"{indent}  {instruction(i, names, locations, base)}")
+        lines.append(f"{indent}  {instruction(i, names, form)}")
     returned = " " + ", ".join(names.of[v] for v in function.results) if function.results else ""
     lines.append(f"{indent}  return{returned}")
     lines.append(indent + "}")
     return "\n".join(lines)
 
 
-def print_module(module: Module, *, locations: bool = False, base: str | None = None) -> str:
-    """The canonical text of a module, ending in a newline."""
-    functions = "\n".join(print_function(f, locations=locations, base=base, indent="  ") + "\n" for f in module)
+def print_function(function: Function, *, locations: bool = False, base: str | None = None) -> str:
+    """The text of one function; ``base`` is the folder that files in locations are relative to."""
+    return _function(function, Form(locations, base), "")
+
+
+def _module(module: Module, form: Form) -> str:
+    functions = "\n".join(_function(f, form, "  ") + "\n" for f in module)
     return f"module @{quote(module.name)} {{\n{functions}}}\n"
+
+
+def print_module(module: Module, *, locations: bool = False, base: str | None = None) -> str:
+    """The canonical text of a module, ending in a newline, large constants inline."""
+    return _module(module, Form(locations, base))
+
+
+def print(module: Module, *, locations: bool = False, base: str | None = None) -> Text:
+    """The canonical text of a module, ending in a newline, and beside it the elements of its large constants.
+
+    ``parse`` takes the pair back.  Files in locations are relative to the folder ``base``.
+    """
+    data: dict[str, Array] = {}
+    return Text(_module(module, Form(locations, base, data)), data)

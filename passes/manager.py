@@ -103,7 +103,7 @@ class PassManager:
                 try:
                     module.verify()
                 except VerifyError as error:
-                    raise VerifyError(f"after pass {name}: {error.message}", error.locations) from None
+                    raise error.prefixed(f"after pass {name}: ") from None
             if self.strict and changed != (text != str(module)):
                 raise IRError(f"pass {name} reported changed = {changed}, and the text says otherwise")
             self.records.append(Record(name, seconds, before, count_ops(module), changed, context.rewrites - rewrites))

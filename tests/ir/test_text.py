@@ -33,6 +33,7 @@ from tapeir.ir import (
 )
 from tapeir.ir.graph import Instruction, Place, Symbol
 from tapeir.ir.literal import Literal
+from tapeir.ir.origin import WIDTH
 from tapeir.ir.print import number, quote
 from tapeir.ir.types import bf16, bool_, f16, f32, f64, i8, i64, key, u8, u64
 
@@ -830,9 +831,15 @@ def test_parse_errors(text: str, line: int, column: int, fragment: str) -> None:
     error = caught.value
     assert fragment in str(error)
     assert (error.line, error.column) == (line, column)
-    rows = text.split("\n")
     assert str(error).startswith(f"a.ir:{line}:{column}: ")
-    assert str(error).endswith(f"\n  {rows[line - 1]}\n  {' ' * (column - 1)}^")
+    shown = str(error).split("\n")
+    at = next(n for n, row in enumerate(shown) if row.startswith("> "))
+    head, _, row = (shown[at] + " ").partition(" | ")
+    row = row.rstrip()
+    assert head.split() == [">", str(line)]
+    if len(row) <= WIDTH:
+        assert row == text.split("\n")[line - 1].rstrip()
+        assert shown[at + 1].index("^") == len(head) + len(" | ") + column - 1
 
 
 def test_a_duplicate_function_is_an_error_at_its_name() -> None:

@@ -1,0 +1,127 @@
+"""IR files: ``NAME.ir`` and, for its large constants, ``NAME.safetensors`` beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_safetensors
+
+from .errors import IRError
+from .graph import Module
+from .parse import parse
+from .print import print
+from .types import Array, bf16
+
+METADATA = "tapeir"
+_KIND = {"kind": "constants"}
+_REFERENCE = re.compile(r"@sha256_")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all.  Raises ``OSError``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def tensors_bytes(arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> bytes:
+    """A safetensors file's content with one JSON metadata entry (the order of several would be random)."""
+    stored = {n: np.ascontiguousarray(a).reshape(a.shape) for n, a in sorted(arrays.items())}
+    return to_safetensors(stored, {METADATA: json.dumps(metadata, sort_keys=True)})
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Array], Any]:
+    """Arrays and metadata (an empty dict where there is none) of a safetensors file.
+
+    Raises ``FileNotFoundError``, and ``ValueError`` for a file that is none.
+    """
+    try:
+        opened: Any = safe_open(str(path), framework="numpy")
+        with opened as file:
+            arrays: dict[str, Array] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            stored: dict[str, str] = file.metadata() or {}
+            return arrays, json.loads(stored.get(METADATA, "{}"))
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, KeyError, ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def side_file(path: Path) -> Path:
+    """Where the large constants of an IR file are."""
+    return path.with_suffix(".safetensors")
+
+
+def save(module: Module, path: str | os.PathLike[str], *, locations: bool = False, base: str | None = None) -> None:
+    """Write a module's text, and its large constants beside it if it has any.
+
+    Raises ``IRError`` where a file cannot be written, or the side file would replace one that holds something else.
+    """
+    target = Path(path)
+    side = side_file(target)
+    text, data = print(module, locations=locations, base=base)
+    ours = _is_ours(side)
+    if data and ours is False:
+        raise IRError(
+            f"{side} is there and holds no constants of IR\n  remedy: another name for {target.name}, whose large constants go there"
+        )
+    try:
+        if data:
+            # NumPy's reader of safetensors has no bfloat16; its words are kept instead.
+            words = {n: a.view(np.uint16) if a.dtype == bf16.numpy else a for n, a in data.items()}
+            write_atomically(side, tensors_bytes(words, _KIND))
+        write_atomically(target, text.encode())
+        if ours and not data:
+            side.unlink()
+    except OSError as error:
+        raise IRError(f"{target} cannot be written: {error.strerror}") from None
+
+
+def _is_ours(side: Path) -> bool | None:
+    """Whether a side file holds constants of IR; None where there is none."""
+    try:
+        return read_tensors(side)[1] == _KIND
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return False
+
+
+def load(path: str | os.PathLike[str]) -> Module:
+    """The module in an IR file, verified.
+
+    Raises ``IRError`` for a file that cannot be read, ``ParseError`` and ``VerifyError`` with the place in it.
+    """
+    source = Path(path)
+    try:
+        text = source.read_text("utf-8")
+    except OSError as error:
+        raise IRError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise IRError(f"{path} is not IR text: it is not UTF-8") from None
+    return parse(text, _beside(source) if _REFERENCE.search(text) else {}, file=str(path)).verify()
+
+
+def _beside(path: Path) -> dict[str, Array]:
+    """The large constants of an IR file; empty where they are not there."""
+    try:
+        arrays, _ = read_tensors(side_file(path))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise IRError(f"{error}\n  it should hold the large constants of {path}") from None
+    return arrays
