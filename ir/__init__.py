@@ -10,6 +10,7 @@ if __name__ != "tapeir.ir":
 from . import ops as _ops
 from .autodiff import forward, reverse
 from .build import Builder
+from .diff import Diff, Difference, Side, diff
 from .errors import (
     BackendError,
     CheckpointError,
@@ -41,6 +42,8 @@ __all__ = [
     "Check",
     "CheckpointError",
     "DType",
+    "Diff",
+    "Difference",
     "DtypeError",
     "Frame",
     "Function",
@@ -57,6 +60,7 @@ __all__ = [
     "Recorder",
     "Sample",
     "ShapeError",
+    "Side",
     "Symbol",
     "TensorType",
     "Text",
@@ -65,6 +69,7 @@ __all__ = [
     "Value",
     "VerifyError",
     "current_frame",
+    "diff",
     "forward",
     "frame",
     "load",

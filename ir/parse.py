@@ -68,7 +68,9 @@ def _integer(token: Any) -> int:
         _fail(token, f"{token} is not an integer")
 
 
-MISSING = "keep the .safetensors file that was written with the text beside it, under the text's name; in Python pass data="
+MISSING = (
+    "keep the .safetensors file that was written with the text beside it, under the text's name; in Python pass data="
+)
 
 
 class _List(list[Any]):
@@ -240,7 +242,10 @@ class _Builder(Transformer[Token, Module]):
         if type.dtype is bf16 and array.dtype == np.uint16:
             array = array.view(bf16.numpy)  # as files keep it
         if array.dtype != type.dtype.numpy or array.shape != type.shape or side_name(array, type) != wanted:
-            _fail(value, "the elements of this constant were altered: what is kept under its hash has another hash or type")
+            _fail(
+                value,
+                "the elements of this constant were altered: what is kept under its hash has another hash or type",
+            )
         return Literal.of(array)
 
     def return_(self, parts: list[Any]) -> tuple[Token | None, list[Value]]:

@@ -17,9 +17,11 @@ def _cse(function: Function, context: Context) -> bool:
     def visit(build: Builder, i: Instruction) -> Sequence[Value] | None:
         form = (i.op, i.operands, tuple(i.attrs.items()))
         first = seen.setdefault(form, i)
+        if first is i:
+            context.note(i, "cse: no op before it is equal")
         return first.results if first is not i and context.spend("cse", i) else None
 
-    return sweep(function, visit)
+    return sweep(function, visit, context)
 
 
 cse = Pass("cse", per_function(_cse))

@@ -11,7 +11,10 @@ def _sweep(function: Function, module: Module, context: Context) -> bool:
     used: set[Value] = set(function.results)
     kept: list[Instruction] = []
     for i in reversed(function.instructions):
-        needed = any(r in used for r in i.results) or can_fail(i, module)
+        used_by = any(r in used for r in i.results)
+        needed = used_by or can_fail(i, module)
+        if needed:
+            context.note(i, "dce: its result is used" if used_by else "dce: running it may raise")
         if needed or not context.spend("dce", i):
             used.update(i.operands)
             kept.append(i)

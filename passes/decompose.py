@@ -17,12 +17,15 @@ def _decompose(function: Function, context: Context) -> bool:
     """Composites become their decompositions."""
 
     def visit(build: Builder, i: Instruction) -> Sequence[Value] | None:
-        if not isinstance(i.op, Composite) or not context.spend("decompose", i):
+        if not isinstance(i.op, Composite):
+            context.note(i, "decompose: it is no composite")
+            return None
+        if not context.spend("decompose", i):
             return None
         return i.op.expand(build, i.operands, i.attrs)
 
     changed = False
-    while sweep(function, visit):
+    while sweep(function, visit, context):
         changed = True
     return changed
 

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..ir import IRError, Module, VerifyError
+from ..ir import IRError, Module, Value, VerifyError, save
+from ..ir.files import write_atomically
 from ..ir.graph import Instruction
 from ..ir.types import Array
 
 Evaluate = Callable[[Instruction, Sequence[Array]], tuple[Array, ...]]
+
+
+class Application(NamedTuple):
+    """One rewrite: its number in the whole pipeline, counted from 1, the pass, the rule, and the op it was applied to."""
+
+    number: int
+    pass_: str
+    rule: str
+    at: Instruction
+
+
+@dataclass
+class Provenance:
+    """What became of the values of the first module, and which pass made each op that is new.
+
+    ``became`` maps a value to the one that a pass put in its place, ``made_by`` a new op to the name of its pass.
+    """
+
+    became: dict[Value, Value] = field(default_factory=dict[Value, Value])
+    made_by: dict[Instruction, str] = field(default_factory=dict[Instruction, str])
+
+    def now(self, value: Value) -> Value:
+        """The value that stands for ``value`` after the last pass."""
+        while value in self.became:
+            value = self.became[value]
+        return value
 
 
 @dataclass
@@ -25,16 +53,25 @@ class Context:
     evaluate: Evaluate | None = None
     fuel: int | None = None
     rewrites: int = 0
-    last: str = ""
+    running: str = ""
+    last: Application | None = None
     why: Callable[[Instruction, str], None] | None = None
+    provenance: Provenance = field(default_factory=Provenance)
 
     def spend(self, rule: str, at: Instruction) -> bool:
         """Whether one more rewrite may be applied; counts it."""
         if self.fuel is not None and self.rewrites >= self.fuel:
+            self.note(at, f"{rule}: out of fuel")
             return False
         self.rewrites += 1
-        self.last = f"{rule} on {at!r}"
+        self.last = Application(self.rewrites, self.running, rule, at)
+        self.note(at, f"{rule}: applied")
         return True
+
+    def replace(self, old: Value, new: Value) -> None:
+        """Report that a value now stands in another's place."""
+        if old is not new:
+            self.provenance.became[old] = new
 
     def note(self, at: Instruction, text: str) -> None:
         """Report a rule that looked at an instruction and declined, or applied."""
@@ -77,7 +114,8 @@ class PassManager:
     """Runs passes by name.
 
     ``verify_each`` verifies after every pass, ``strict`` also compares the texts before and after with the reported change,
-    ``after_all`` is a folder for one numbered dump per pass that changed something, ``fuel`` bounds the rewrites.
+    ``after_all`` is a folder for numbered dumps and their ``index.txt``, ``fuel`` bounds the rewrites.  ``records`` and
+    ``context`` tell afterwards what happened.
     """
 
     passes: Mapping[str, Pass]
@@ -87,18 +125,33 @@ class PassManager:
     fuel: int | None = None
     evaluate: Evaluate | None = None
     why: Callable[[Instruction, str], None] | None = None
+    provenance: Provenance | None = None
+    locations: bool = False
+    base: str | None = None
     records: list[Record] = field(default_factory=list[Record])
+    context: Context = field(default_factory=Context)
 
     def run(self, module: Module, names: Sequence[str]) -> Module:
         """Run the named passes on a module, in place; raises ``IRError`` naming the pass that left invalid IR."""
-        context = Context(self.evaluate, self.fuel, why=self.why)
-        for number, name in enumerate(names, 1):
+        context = self.context = Context(
+            self.evaluate, self.fuel, why=self.why, provenance=self.provenance or Provenance()
+        )
+        for name in names:
             if name not in self.passes:
                 raise IRError(f"there is no pass {name!r}; one of {', '.join(self.passes)}")
+        dumps = _Dumps(self.after_all, self.locations, self.base) if self.after_all is not None else None
+        if dumps is not None:
+            dumps.add("input", module, True)
+        for name in names:
             before, text = count_ops(module), str(module) if self.strict else ""
+            known = {i for f in module for i in f.instructions} if self.provenance is not None else None
             rewrites, begin = context.rewrites, time.perf_counter()
+            context.running = name
             changed = self.passes[name].run(module, context)
             seconds = time.perf_counter() - begin
+            if known is not None:
+                made = (i for f in module for i in f.instructions if i not in known)
+                context.provenance.made_by.update(dict.fromkeys(made, name))
             if self.verify_each:
                 try:
                     module.verify()
@@ -107,18 +160,37 @@ class PassManager:
             if self.strict and changed != (text != str(module)):
                 raise IRError(f"pass {name} reported changed = {changed}, and the text says otherwise")
             self.records.append(Record(name, seconds, before, count_ops(module), changed, context.rewrites - rewrites))
-            self._dump(number, name, changed, module)
+            if dumps is not None:
+                dumps.add(name, module, changed)
         return module
 
-    def _dump(self, number: int, name: str, changed: bool, module: Module) -> None:
-        if self.after_all is None:
-            return
-        self.after_all.mkdir(parents=True, exist_ok=True)
-        stem = f"{number:02d}-{name}"
+
+class _Dumps:
+    """Numbered files, one for each pass that changed something, and ``index.txt``, which also lists the others.
+
+    What an earlier run left under such names is removed first.
+    """
+
+    def __init__(self, folder: Path, locations: bool, base: str | None) -> None:
+        self.folder, self.locations, self.base = folder, locations, base
+        self.lines: list[str] = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.iterdir():
+                if _DUMP.fullmatch(path.name):
+                    path.unlink()
+        except OSError as error:
+            raise IRError(f"{folder} cannot be used for dumps: {error.strerror}") from None
+
+    def add(self, name: str, module: Module, changed: bool) -> None:
+        stem = f"{len(self.lines):02d}-{name}"
         if changed:
-            (self.after_all / f"{stem}.ir").write_text(str(module), encoding="utf-8")
-        else:
-            (self.after_all / f"{stem}.unchanged").write_text("", encoding="utf-8")
+            save(module, self.folder / f"{stem}.ir", locations=self.locations, base=self.base)
+        self.lines.append(f"{stem}: {f'{count_ops(module)} ops' if changed else 'unchanged'}\n")
+        write_atomically(self.folder / "index.txt", "".join(self.lines).encode())
+
+
+_DUMP = re.compile(r"\d{2,}-[a-z_]+\.(ir|safetensors)")
 
 
 def per_function(run: Callable[..., Any]) -> Callable[[Module, Context], bool]:

@@ -104,7 +104,7 @@ def splat_of(value: Value) -> Literal | None:
 Visit = Callable[[Builder, Instruction], Sequence[Value] | None]
 
 
-def sweep(function: Function, visit: Visit) -> bool:
+def sweep(function: Function, visit: Visit, context: Context) -> bool:
     """Rebuild a function in one forward pass.
 
     ``visit(build, i)`` sees each instruction with its operands already replaced, and returns values in place of its results,
@@ -129,6 +129,7 @@ def sweep(function: Function, visit: Visit) -> bool:
         changed = True
         for old, new in zip(i.results, values, strict=True):
             replaced[old] = new
+            context.replace(old, new)
             if old.name is not None and new.name is None:
                 new.name = old.name
     if changed:
@@ -156,9 +157,7 @@ def apply(function: Function, rules: Sequence[Rewrite], context: Context) -> boo
                 context.note(i, f"{name}: {reason}")
                 continue
             if not context.spend(name, i):
-                context.note(i, f"{name}: out of fuel")
                 return None
-            context.note(i, f"{name}: applied")
             begin = len(build.recorder.instructions)
             result: Value = rule.after(build, **match.bound)
             made = build.recorder.instructions[begin:]
@@ -172,4 +171,4 @@ def apply(function: Function, rules: Sequence[Rewrite], context: Context) -> boo
         new = rewrite(build, i, 0) if len(i.results) == 1 else None
         return None if new is None else (new,)
 
-    return sweep(function, visit)
+    return sweep(function, visit, context)
