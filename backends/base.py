@@ -9,13 +9,28 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from ..ir import Function, Instruction, Module
+from ..ir import Function, Instruction, Module, Value
 from ..ir.errors import BackendError
 from ..ir.types import Array
 from .state import State
 
 GROUP = "tapeir.backends"
 Bound = Callable[..., tuple[Array, ...]]
+
+
+class Steps(Protocol):
+    """A compiled program run kernel by kernel: ``function`` is what it was made from, and each of its instructions a kernel.
+
+    ``write`` and ``read`` reach the memory in which the program itself keeps a value; ``run`` runs its own code for one instruction.
+    """
+
+    function: Function
+
+    def write(self, value: Value, array: Array) -> None: ...
+
+    def read(self, value: Value) -> Array: ...
+
+    def run(self, i: Instruction) -> None: ...
 
 
 class Executable:
@@ -58,6 +73,10 @@ class Executable:
                 np.copyto(target, result)
             results = tuple(out)
         return results[0] if len(results) == 1 else results
+
+    def steps(self) -> Steps | None:
+        """The program for running kernel by kernel on memory of its own; None where it cannot be taken apart."""
+        return None
 
     def bind(self, state: State) -> Bound:
         """A callable of the inputs that reads state, writes the updates to its other set and returns the other results."""

@@ -122,6 +122,12 @@ class Function:
         """The arguments that a caller passes at each call."""
         return [v for v, role in zip(self.arguments, self.roles, strict=True) if role in ("input", None)]
 
+    def values(self) -> Iterator[Value]:
+        """All arguments, then all results of instructions, in order."""
+        yield from self.arguments
+        for i in self.instructions:
+            yield from i.results
+
     def symbols(self) -> set[str]:
         """Names of the functions that this one's instructions refer to."""
         return {a for i in self.instructions for a in i.attrs.values() if isinstance(a, Symbol)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from difflib import SequenceMatcher
 from typing import Any
 
 from .graph import Function, Instruction, Module, Symbol, Value
@@ -308,7 +309,7 @@ def _places(i: Instruction) -> Hashable:
 
 
 def _argument_pairs(a: Function, b: Function) -> Iterator[tuple[Value | None, Value | None]]:
-    """Arguments of one role in order; where their numbers differ, those of one name and type first."""
+    """Arguments of one role in order; where their numbers differ, those of one name and type first, then runs of equal types."""
     for role in dict.fromkeys((*a.roles, *b.roles)):
         mine = [v for v, r in zip(a.arguments, a.roles, strict=True) if r == role]
         theirs = [v for v, r in zip(b.arguments, b.roles, strict=True) if r == role]
@@ -317,9 +318,12 @@ def _argument_pairs(a: Function, b: Function) -> Iterator[tuple[Value | None, Va
             continue
         named: dict[tuple[str | None, TensorType], Value] = {(v.name, v.type): v for v in theirs if v.name is not None}
         pairs = {v: named[v.name, v.type] for v in mine if (v.name, v.type) in named}
-        rest = deque(v for v in theirs if v not in set(pairs.values()))
-        for v in mine:
-            if v not in pairs and rest and rest[0].type == v.type:
-                pairs[v] = rest.popleft()
-            yield v, pairs.get(v)
-        yield from ((None, v) for v in rest)
+        mine_left = [v for v in mine if v not in pairs]
+        taken = set(pairs.values())
+        theirs_left = [v for v in theirs if v not in taken]
+        types = [v.type for v in mine_left], [v.type for v in theirs_left]
+        for at, to, size in SequenceMatcher(None, *types, autojunk=False).get_matching_blocks():
+            pairs.update(zip(mine_left[at : at + size], theirs_left[to : to + size], strict=True))
+        taken = set(pairs.values())
+        yield from ((v, pairs.get(v)) for v in mine)
+        yield from ((None, v) for v in theirs if v not in taken)

@@ -147,7 +147,7 @@ class Names:
             if value not in self.of and value.name is not None:
                 self._name(value, value.name)
         count = 0
-        for value in (*function.arguments, *(r for i in function.instructions for r in i.results)):
+        for value in function.values():
             if value in self.of:
                 continue
             if value.name is not None:

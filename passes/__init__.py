@@ -8,7 +8,7 @@ from .dce import dce
 from .decompose import decompose
 from .fold import fold
 from .fuse import fuse
-from .manager import Context, Pass, PassManager, Record
+from .manager import Application, Context, Pass, PassManager, Provenance, Record
 from .plan import plan
 
 PASSES: dict[str, Pass] = {
@@ -31,4 +31,14 @@ PIPELINES: dict[str, tuple[str, ...]] = {
 VERSION = 1
 """Changes whenever a pipeline may give other IR for the same input."""
 
-__all__ = ["PASSES", "PIPELINES", "VERSION", "Context", "Pass", "PassManager", "Record"]
+__all__ = [
+    "PASSES",
+    "PIPELINES",
+    "VERSION",
+    "Application",
+    "Context",
+    "Pass",
+    "PassManager",
+    "Provenance",
+    "Record",
+]

@@ -30,17 +30,27 @@ class Application(NamedTuple):
 class Provenance:
     """What became of the values of the first module, and which pass made each op that is new.
 
-    ``became`` maps a value to the one that a pass put in its place, ``made_by`` a new op to the name of its pass.
+    ``became`` maps a value to the one that a pass put in its place, ``made_by`` a new op, and ``replaced_by`` a replaced value, to
+    the name of the pass.
     """
 
     became: dict[Value, Value] = field(default_factory=dict[Value, Value])
     made_by: dict[Instruction, str] = field(default_factory=dict[Instruction, str])
+    replaced_by: dict[Value, str] = field(default_factory=dict[Value, str])
 
     def now(self, value: Value) -> Value:
         """The value that stands for ``value`` after the last pass."""
         while value in self.became:
             value = self.became[value]
         return value
+
+    def last_pass(self, value: Value) -> str | None:
+        """The pass that last put another value in a value's place; None if none did."""
+        found = None
+        while value in self.became:
+            found = self.replaced_by.get(value, found)
+            value = self.became[value]
+        return found
 
 
 @dataclass
@@ -72,6 +82,7 @@ class Context:
         """Report that a value now stands in another's place."""
         if old is not new:
             self.provenance.became[old] = new
+            self.provenance.replaced_by[old] = self.running
 
     def note(self, at: Instruction, text: str) -> None:
         """Report a rule that looked at an instruction and declined, or applied."""

@@ -125,7 +125,7 @@ class Planner:
     def run(self) -> None:
         """Give every value its place."""
         f = self.function
-        for v in (*f.arguments, *(r for i in f.instructions for r in i.results)):
+        for v in f.values():
             v.place = None
         for i in f.instructions:
             for o in i.operands:
@@ -328,7 +328,7 @@ def _plan(function: Function, context: Context) -> bool:
         return False
 
     def places() -> list[Place | None]:
-        return [v.place for v in (*function.arguments, *(r for i in function.instructions for r in i.results))]
+        return [v.place for v in function.values()]
 
     before = places(), function.attrs.get("arena")
     Planner(function).run()

@@ -18,6 +18,8 @@ from .data import Dataset
 from .trainer import Config, Data, TrainOptions
 
 _ARGS: list[str] = []
+_BESIDE: list[str] = []
+"""Modules that the last model file imported from its own folder."""
 
 
 def args() -> list[str]:
@@ -111,6 +113,13 @@ def batch_types(batch: Sequence[Any], dtype: Any) -> list[TensorType]:
     return [t.with_dtype(dtype) if t.dtype.floating else t for t in types]
 
 
+def _is_beside(name: str, folder: Path) -> bool:
+    """Whether an imported module is a file or package of a folder (and not, say, of an environment in it)."""
+    place = getattr(sys.modules[name], "__file__", None)
+    own = folder / name.partition(".")[0]
+    return place is not None and (Path(place) == own.with_suffix(".py") or Path(place).is_relative_to(own))
+
+
 def load(path: str | Path, arguments: Sequence[str] = ()) -> ModelFile:
     """Import a model file.  Raises ``ModelFileError`` when it is not Python; what its own code raises comes through."""
     file = Path(path).resolve()
@@ -119,6 +128,9 @@ def load(path: str | Path, arguments: Sequence[str] = ()) -> ModelFile:
         raise ModelFileError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     _ARGS[:] = arguments
+    for name in _BESIDE:  # another model's files of the same names
+        sys.modules.pop(name, None)
+    before = set(sys.modules)
     sys.modules[spec.name] = module
     sys.path.insert(0, str(file.parent))
     try:
@@ -129,6 +141,7 @@ def load(path: str | Path, arguments: Sequence[str] = ()) -> ModelFile:
         ) from None
     finally:
         sys.path.remove(str(file.parent))
+        _BESIDE[:] = [n for n in set(sys.modules) - before if _is_beside(n, file.parent)]
     return ModelFile(file, vars(module))
 
 

@@ -297,6 +297,17 @@ class Runtime:
             unchanged,
         )
 
+    def arguments(self, function: Function, *batch: Any) -> list[Array]:
+        """The arrays that an entry's function would be run on now: a batch, the state and the seed's key."""
+        inputs = iter([self._prepare(x) for x in batch])
+        arrays: list[Array] = []
+        for value, role in zip(function.arguments, function.roles, strict=True):
+            if value.type.dtype is key:
+                arrays.append(self._key.copy())
+            else:
+                arrays.append(next(inputs) if role == "input" else np.array(self._state[value.name or ""]))
+        return arrays
+
     def module(self, *batch: Any) -> IRModule:
         """The traced IR of every entry for a batch (arrays or types; inputs, then target)."""
         types = [x if isinstance(x, TensorType) else type_of(self._prepare(x)) for x in batch]

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...ir import Function, Instruction, Module, TensorType
 from ...ir.types import f32, f64
-from ...passes import PASSES, PIPELINES, VERSION, PassManager
+from ...passes import PASSES, PIPELINES, VERSION, PassManager, Provenance
 from .. import kernels
 from ..base import Executable
 from ..eager import cpu_only
@@ -19,9 +19,16 @@ __all__ = ["CompiledBackend", "NumpyProgram", "lower"]
 
 
 def lower(module: Module, stage: str = "planned", **options: Any) -> Module:
-    """A copy of a module taken to a stage of the pipeline (``optimized``, ``fused``, ``planned``)."""
+    """A copy of a module taken to a stage of the pipeline (``optimized``, ``fused``, ``planned``).
+
+    ``options`` are fields of the pass manager; a ``provenance`` also tells which value of the copy stands for which of the module.
+    """
     manager = PassManager(PASSES, evaluate=run_instruction, **options)
-    return manager.run(module.clone(), PIPELINES[stage])
+    copy = module.clone()
+    if manager.provenance is not None:
+        for f, g in zip(module, copy, strict=True):
+            manager.provenance.became.update(zip(f.values(), g.values(), strict=True))
+    return manager.run(copy, PIPELINES[stage])
 
 
 class CompiledBackend:
@@ -39,6 +46,7 @@ class CompiledBackend:
         return device == "cpu" and all(known(v.type) for v in (*op.operands, *op.results))
 
     def compile(self, func: Function, *, device: str, options: Mapping[str, Any]) -> Executable:
+        """``options``: ``module`` around the function, ``verify_each``, and a ``Provenance`` to fill as ``provenance``."""
         begin = time.perf_counter()
         source: Module | None = options.get("module")
         module = Module(source.name if source else func.name, [func])
@@ -47,7 +55,8 @@ class CompiledBackend:
             for name in pending.pop().symbols():
                 if name not in module.functions and source is not None:
                     pending.append(module.add(source[name]))
-        planned = lower(module, verify_each=bool(options.get("verify_each", False)))
+        provenance: Provenance | None = options.get("provenance")
+        planned = lower(module, verify_each=bool(options.get("verify_each", False)), provenance=provenance)
         program = NumpyProgram(planned[func.name], planned)
         program.compile_seconds = time.perf_counter() - begin
         return program

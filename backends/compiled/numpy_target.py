@@ -35,7 +35,7 @@ from ...ir.scalar import Scalar
 from ...ir.types import DTYPES, Array, Shape, f32, f64, i64, u32, u64
 from ...passes.plan import Arena, state_layout
 from .. import kernels
-from ..base import Bound, Executable
+from ..base import Bound, Executable, Steps
 from ..state import State, aligned_bytes
 from .numpy_writer import Number, Recorded, Ref, Writer
 
@@ -45,13 +45,14 @@ class NumpyProgram(Executable):
 
     def __init__(self, function: Function, module: Module) -> None:
         super().__init__(function)
-        self._module = module
+        self.module = module
         self._slots = state_layout({v.name or "": v.type for v, _ in function.state()})
         self._arena_bytes = int(function.attrs.get("arena", 0))
         self._out = Writer()
         self._refs: dict[Value, Ref | Number] = {}
         self._names = Names(function)
         self._fails: list[Callable[[Array], IRError]] = []
+        self._lines: dict[Instruction, tuple[int, int]] = {}
         self._state: State | None = None
         kernels.blas()
         self._generate()
@@ -305,7 +306,7 @@ class NumpyProgram(Executable):
 
     def _control(self, op: Control, i: Instruction, pool: Arena) -> None:
         """A map kernel: all its scalar rules as one list of primitives."""
-        kernel = self._module[i.attrs[op.bodies[0]]]
+        kernel = self.module[i.attrs[op.bodies[0]]]
         known: dict[Value, Scalar] = {}
         for argument, operand in zip(kernel.arguments, i.operands, strict=True):
             known[argument] = Scalar(argument.type.dtype, self._refs[operand])
@@ -338,7 +339,9 @@ class NumpyProgram(Executable):
                 parameters.append(f"in{len(parameters)}")
                 self._out.line(f"copyto({self._out.var(ref)}, {parameters[-1]})  # {self._names.of[v]}")
         for i in f.instructions:
+            begin = len(self._out.body)
             self._instruction(i)
+            self._lines[i] = begin, len(self._out.body)
         outputs: list[str] = []
         for v, mark in zip(f.results, f.marks, strict=True):
             ref = self._refs[v]
@@ -350,30 +353,55 @@ class NumpyProgram(Executable):
             else:
                 outputs.append(f"{self._out.var(self._out.full(ref, v.type.shape))}.copy()")
         self._out.line(f"return ({', '.join(outputs)}{',' if len(outputs) == 1 else ''})")
-        calls = sorted({name for line in self._out.body for name in _CALLS if f"{name}(" in line})
-        imported = [f"{name} = calls[{name!r}]" for name in calls]
-        head = f'"""@{f.name} of module @{self._module.name}: arena {self._arena_bytes} bytes, scratch {self._out.scratch_bytes} bytes."""'
-        inner = [f"    {line}" for line in (*imported, *self._out.setup)]
-        body = [f"        {line}" for line in self._out.body]
-        self.source = "\n".join(
-            [
-                head,
+        head = f'"""@{f.name} of module @{self.module.name}: arena {self._arena_bytes} bytes, scratch {self._out.scratch_bytes} bytes."""'
+        self.source = "\n".join([head, "", "", *self._text([("run", parameters, self._out.body)], "run"), ""])
+
+    def _text(self, functions: Sequence[tuple[str, list[str], list[str]]], returned: str) -> list[str]:
+        """``program``, which sets up the arrays and returns functions (name, parameters, lines) that use them."""
+        calls = sorted({name for _, _, lines in functions for line in lines for name in _CALLS if f"{name}(" in line})
+        text = ["def program(view, number, fail, calls):"]
+        text += [f"    {line}" for line in (*[f"{name} = calls[{name!r}]" for name in calls], *self._out.setup)]
+        for name, parameters, lines in functions:
+            text += [
                 "",
-                "",
-                "def program(view, number, fail, calls):",
-                *inner,
-                "",
-                f"    def run({', '.join(parameters)}):",
-                *body,
-                "",
-                "    return run",
-                "",
+                f"    def {name}({', '.join(parameters)}):",
+                *[f"        {line}" for line in lines or ["pass"]],
             ]
-        )
+        return [*text, "", f"    return {returned}"]
+
+    def steps(self) -> Steps:
+        return _NumpySteps(self)
+
+    def taken_apart(self) -> tuple[Callable[[Instruction], None], Callable[[Value], Array]]:
+        """The program's own lines for each instruction, on memory of their own, and where that memory holds each value."""
+        numbers = {i: n for n, i in enumerate(self.function.instructions)}
+        parts = [(f"step{n}", list[str](), self._out.body[slice(*self._lines[i])]) for i, n in numbers.items()]
+        scope: dict[str, Any] = {}
+        exec("\n".join(self._text(parts, f"[{', '.join(name for name, _, _ in parts)}]")), scope)
+        state = State({v.name or "": v.type for v, _ in self.function.state()})
+        memory = self._memory(state, 0, aligned_bytes(self._arena_bytes), aligned_bytes(self._out.scratch_bytes))
+        functions: list[Callable[[], None]] = scope["program"](*memory, _CALLS)
+        view, number = memory[0], memory[1]
+
+        def array(v: Value) -> Array:
+            ref = self._refs[v]
+            if isinstance(ref, Number):
+                return np.broadcast_to(number(ref.value, ref.dtype.name), v.type.shape)
+            start, shape, strides = ref.window()
+            found: Array = view(ref.buffer, start, ref.dtype.name, shape, strides)
+            if ref.buffer.startswith("constant"):
+                found.flags.writeable = False
+            return found
+
+        return lambda i: functions[numbers[i]](), array
 
     def _instantiate(self, state: State | None, which: int) -> Callable[..., tuple[Array, ...]]:
         """The program on one set of state buffers."""
-        buffers: dict[str, Array] = {"arena": self._arena, "scratch": self._scratch}
+        return self._program(*self._memory(state, which, self._arena, self._scratch), _CALLS)
+
+    def _memory(self, state: State | None, which: int, arena: Array, scratch: Array) -> tuple[Callable[..., Any], ...]:
+        """How a program reaches its arrays and numbers, and how it raises."""
+        buffers: dict[str, Array] = {"arena": arena, "scratch": scratch}
         buffers.update({f"constant {n}": c.reshape(-1).view(np.uint8) for n, c in enumerate(self._out.constants)})
         if state is not None:
             for side, chosen in (("state", which), ("next", 1 - which)):
@@ -391,7 +419,7 @@ class NumpyProgram(Executable):
         def fail(n: int, operand: Array, holds: Array) -> None:
             raise self._fails[n](operand[~holds].reshape(-1)[0])
 
-        return self._program(view, number, fail, _CALLS)
+        return view, number, fail
 
     def bind(self, state: State) -> Bound:
         runs = tuple(self._instantiate(state, which) for which in (0, 1))
@@ -418,6 +446,26 @@ class NumpyProgram(Executable):
             np.array(self._state.next(m.of.name or "")) if m is not None and m.kind == "update" else next(outputs)
             for m in f.marks
         )
+
+
+class _NumpySteps:
+    """A program's lines run instruction by instruction; errors are ignored as in the program."""
+
+    def __init__(self, program: NumpyProgram) -> None:
+        self.function = program.function
+        self._run, self._array = program.taken_apart()
+
+    def write(self, value: Value, array: Array) -> None:
+        target = self._array(value)
+        if target.flags.writeable:
+            np.copyto(target, array)
+
+    def read(self, value: Value) -> Array:
+        return np.array(self._array(value))
+
+    def run(self, i: Instruction) -> None:
+        with np.errstate(all="ignore"):
+            self._run(i)
 
 
 def _calls() -> dict[str, Any]:

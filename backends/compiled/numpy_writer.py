@@ -23,6 +23,12 @@ class Ref(NamedTuple):
     dtype: DType
     layout: Layout
 
+    def window(self) -> tuple[int, Shape, Shape]:
+        """First byte in the buffer, shape and strides (in elements) of the NumPy array; a key is two words."""
+        layout, keyed = self.layout, self.dtype is key
+        start = self.offset + layout.offset * self.dtype.numpy.itemsize
+        return start, (*layout.shape, 2) if keyed else layout.shape, (1,) if keyed else layout.strides
+
     def shaped(self, shape: Shape) -> Ref:
         """The same contiguous elements under another shape."""
         return self._replace(layout=Layout(shape, Layout.contiguous(shape).strides, self.layout.offset))
@@ -86,9 +92,7 @@ class Writer:
             return self._numbers[ref]
         if ref not in self._views:
             name = self._views[ref] = f"v{len(self._views)}"
-            shape = (*ref.layout.shape, 2) if ref.dtype is key else ref.layout.shape
-            strides = (2, 1)[1:] if ref.dtype is key else ref.layout.strides
-            start = ref.offset + ref.layout.offset * ref.dtype.numpy.itemsize
+            start, shape, strides = ref.window()
             self.setup.append(f"{name} = view({ref.buffer!r}, {start}, {ref.dtype.name!r}, {shape}, {strides})")
         return self._views[ref]
 

@@ -132,6 +132,15 @@ def run(function: Function, arrays: Sequence[Array], module: Module | None = Non
     return tuple([known[v] for v in function.results])
 
 
+def values_of(function: Function, arrays: Sequence[Array], module: Module | None = None) -> dict[Value, Array]:
+    """Every value of a function on arrays, as a tape would hold them."""
+    known: dict[Value, Array] = dict(zip(function.arguments, arrays, strict=True))
+    with np.errstate(all="ignore"):
+        for i in function.instructions:
+            known.update(zip(i.results, run_instruction(i, [known[o] for o in i.operands], module), strict=True))
+    return known
+
+
 class Interpreter(Executable):
     """Runs a function op by op through the kernel table: for IR files, fallback and conformance."""
 

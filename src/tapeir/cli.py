@@ -15,7 +15,8 @@ import typer
 from .ir.errors import IRError
 from .ir.source import is_library
 from .runtime import commands
-from .runtime.commands import DumpRequest, OptRequest, UsageError
+from .runtime.commands import DebugRequest, DiffRequest, DumpRequest, OptRequest, RunRequest, UsageError
+from .runtime.commands.modules import Given
 
 app = typer.Typer(
     name="irc",
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.py", help="A model file.")]
+FileArgument = Annotated[Path, typer.Argument(metavar="MODEL.py|FILE.ir", help="A model file or IR text.")]
 Dtype = Annotated[str | None, typer.Option(help="float (= float64), float64 or float32.")]
 BackendName = Annotated[str | None, typer.Option("--backend", help="eager, compiled, or a registered name.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")]
@@ -45,7 +47,21 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 AfterAll = Annotated[
     Path | None, typer.Option(help="Folder for a numbered dump after each pass that changed something.")
 ]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write here instead of standard output.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="Write here instead of standard output; large constants go beside it."),
+]
+Locations = Annotated[bool, typer.Option("--locations", help="Print each op's source line.")]
+Stage = Annotated[str, typer.Option(help=f"{', '.join(s for s in commands.STAGES if s != 'program')}.")]
+Entry = Annotated[
+    str | None, typer.Option(help="forward, loss or train_step of a model; the name of a function of IR text.")
+]
+Mode = Annotated[str | None, typer.Option(help="train or eval.")]
+Inputs = Annotated[
+    Path | None, typer.Option(metavar="FILE.npz", help="Arguments of IR text by name; keys come from --seed.")
+]
+Backends = Annotated[str, typer.Option(help="eager, and the backend to hold beside it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def _flags(
@@ -75,31 +91,23 @@ def _usage(call: Callable[[], Any]) -> Any:
         raise typer.Exit(1) from None
 
 
-def _note(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def _write(text: str, output: Path | None) -> None:
-    if output is None:
-        sys.stdout.write(text)
-        return
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise IRError(f"{output} cannot be written: {error.strerror}") from None
+def _given(context: typer.Context, **flags: Any) -> Given:
+    return Given(_flags(**flags), context.obj or ())
 
 
 @app.command()
 def run(
     context: typer.Context,
-    model: ModelArgument,
+    model: FileArgument,
     dtype: Dtype = None,
     backend: BackendName = None,
     cpu: Cpu = False,
     cuda: Cuda = False,
     device: Device = None,
-    steps: Annotated[int | None, typer.Option(help="Total optimiser updates, counted from step 0.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Total optimiser updates, counted from step 0; of IR text, runs fed with updates."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     stop_at: Annotated[
         int | None, typer.Option(help="End this process at this step; --resume goes on from there.")
@@ -114,21 +122,23 @@ def run(
     numerics: Numerics = None,
     guard: Guard = None,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="No bar, even on a terminal.")] = False,
+    entry: Annotated[str | None, typer.Option(metavar="@NAME", help="The function of IR text to run.")] = None,
+    inputs: Inputs = None,
+    outputs: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Write the results of IR text here, by name.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object with the result.")] = False,
     settings: Set = None,
     debug: Debug = False,
 ) -> None:
-    """Train a model file and evaluate it.  What stands after -- goes to the model file."""
+    """Train a model file and evaluate it, or run a function of IR text.  What stands after -- goes to the model file."""
     sys.excepthook = _explain(debug)
-
-    def call() -> None:
-        flags = _flags(
-            dtype, backend, device, cpu, cuda, settings, steps=steps, epochs=epochs, stop_at=stop_at, batch_size=batch_size, lr=lr,
-            seed=seed, log_every=log_every, log=log, resume=resume, numerics=numerics, guard=guard, progress=False if no_progress else None,
-        )  # fmt: skip
-        commands.run(model, flags, save, json, context.obj or ())
-
-    _usage(call)
+    request = RunRequest(save, json, entry, inputs, outputs)
+    _usage(lambda: commands.run(model, request, _given(
+        context, dtype=dtype, backend=backend, device=device, cpu=cpu, cuda=cuda, settings=settings, steps=steps, epochs=epochs,
+        stop_at=stop_at, batch_size=batch_size, lr=lr, seed=seed, log_every=log_every, log=log, resume=resume, numerics=numerics,
+        guard=guard, progress=False if no_progress else None,
+    )))  # fmt: skip
 
 
 @app.command()
@@ -139,7 +149,7 @@ def dump(
     entry: Annotated[str, typer.Option(help=f"{', '.join(commands.ENTRIES)}.")] = "forward",
     mode: Annotated[str, typer.Option(help="train or eval.")] = "train",
     after_all: AfterAll = None,
-    locations: Annotated[bool, typer.Option("--locations", help="Print each op's source line.")] = False,
+    locations: Locations = False,
     output: Output = None,
     dtype: Dtype = None,
     backend: BackendName = None,
@@ -154,12 +164,139 @@ def dump(
 ) -> None:
     """Print the IR of one entry of a model at a stage of the compiler.  What stands after -- goes to the model file."""
     sys.excepthook = _explain(debug)
+    request = DumpRequest(stage, entry, mode, after_all, locations, output)
+    _usage(lambda: commands.dump(model, request, _given(
+        context, dtype=dtype, backend=backend, device=device, cpu=cpu, cuda=cuda, settings=settings, batch_size=batch_size, lr=lr,
+        seed=seed,
+    )))  # fmt: skip
 
-    def call() -> str:
-        flags = _flags(dtype, backend, device, cpu, cuda, settings, batch_size=batch_size, lr=lr, seed=seed)
-        return commands.dump(model, DumpRequest(stage, entry, mode, after_all, locations), flags, context.obj or ())
 
-    _write(_usage(call), output)
+@app.command()
+def diff(
+    context: typer.Context,
+    a: Annotated[Path, typer.Argument(metavar="A", help="A model file or IR text.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="A model file or IR text.")],
+    stage: Stage = "traced",
+    entry: Entry = None,
+    mode: Mode = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with both graphs here.")] = None,
+    json: Json = False,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    lr: Lr = None,
+    settings: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Structural differences of two programs: names, order and layout are none.  Exit code 0 same, 1 different, 2 error."""
+    sys.excepthook = _explain(debug, 2)
+    request = DiffRequest(stage, entry, mode, json, html)
+    given = partial(_given, context, dtype=dtype, backend=None, device=None, cpu=False, cuda=False, settings=settings,
+                    batch_size=batch_size, lr=lr)  # fmt: skip
+    if _usage(lambda: commands.diff(a, b, request, given())):
+        raise typer.Exit(1)
+
+
+@app.command()
+def view(
+    context: typer.Context,
+    file: FileArgument,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The page; NAME.html by default.")] = None,
+    stage: Stage = "traced",
+    entry: Entry = None,
+    mode: Mode = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    settings: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Write one self-contained HTML page with the graph of a program."""
+    sys.excepthook = _explain(debug)
+    request = DiffRequest(stage, entry, mode, output=output)
+    given = partial(_given, context, dtype=dtype, backend=None, device=None, cpu=False, cuda=False, settings=settings,
+                    batch_size=batch_size)  # fmt: skip
+    _usage(lambda: commands.view(file, request, given()))
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    file: FileArgument,
+    backends: Backends = "eager,compiled",
+    entry: Entry = None,
+    mode: Mode = None,
+    inputs: Inputs = None,
+    json: Json = False,
+    dtype: Dtype = None,
+    device: Device = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    settings: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Find the first kernel whose results differ from the tape's, beside a float64 reference.  Exit code 0 same, 1 different."""
+    sys.excepthook = _explain(debug)
+    request = DebugRequest(entry, mode, inputs, backends.split(","), json=json)
+    given = partial(_given, context, dtype=dtype, backend=None, device=device, cpu=False, cuda=False, settings=settings,
+                    batch_size=batch_size, seed=seed)  # fmt: skip
+    if _usage(lambda: commands.compare(file, request, given())):
+        raise typer.Exit(1)
+
+
+@app.command()
+def bisect(
+    context: typer.Context,
+    file: FileArgument,
+    passes: Annotated[str | None, typer.Option(help="Names of passes, separated by commas; default: all.")] = None,
+    backends: Backends = "eager,compiled",
+    entry: Entry = None,
+    mode: Mode = None,
+    inputs: Inputs = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    settings: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Name the pass, and the application of which rewrite, after which a program computes something else."""
+    sys.excepthook = _explain(debug)
+    names = [p for p in passes.split(",") if p] if passes is not None else None
+    request = DebugRequest(entry, mode, inputs, backends.split(","), names)
+    given = partial(_given, context, dtype=dtype, backend=None, device=None, cpu=False, cuda=False, settings=settings,
+                    batch_size=batch_size, seed=seed)  # fmt: skip
+    _usage(lambda: commands.bisect(file, request, given()))
+
+
+@app.command()
+def reduce(
+    context: typer.Context,
+    file: FileArgument,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CMD",
+            help="Keep this command's exit code; {} is the candidate's file, {inputs} its arguments. Default: what compare finds.",
+        ),
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds the command may take.")] = 60.0,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the IR here and its arguments to .npz beside it.")
+    ] = None,
+    backends: Backends = "eager,compiled",
+    entry: Entry = None,
+    mode: Mode = None,
+    inputs: Inputs = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    settings: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Find the smallest IR that still shows a failure."""
+    sys.excepthook = _explain(debug)
+    request = DebugRequest(entry, mode, inputs, backends.split(","), test=test, timeout=timeout, output=output)
+    given = partial(_given, context, dtype=dtype, backend=None, device=None, cpu=False, cuda=False, settings=settings,
+                    batch_size=batch_size, seed=seed)  # fmt: skip
+    _usage(lambda: commands.reduce(file, request, given()))
 
 
 @app.command()
@@ -172,13 +309,15 @@ def opt(
         str | None, typer.Option(metavar="%VALUE", help="Print every rule that looked at a value and why it declined.")
     ] = None,
     fuel: Annotated[int | None, typer.Option(help="Apply at most N rewrites.")] = None,
+    locations: Locations = False,
     output: Output = None,
     debug: Debug = False,
 ) -> None:
     """Run passes on IR text; the times go to standard error."""
     sys.excepthook = _explain(debug)
-    request = OptRequest([p for p in passes.split(",") if p], after_all, verify_each, why, fuel)
-    _write(_usage(lambda: commands.opt(file, request, _note)), output)
+    names = [p for p in passes.split(",") if p]
+    request = OptRequest(names, after_all, verify_each, why, fuel, locations, output)
+    _usage(lambda: commands.opt(file, request))
 
 
 @app.command()
@@ -187,9 +326,7 @@ def check(
 ) -> None:
     """Parse and verify IR text."""
     sys.excepthook = _explain(debug)
-
-    valid = [_usage(partial(commands.check, path, print, _note)) for path in files]
-    if not all(valid):
+    if not _usage(lambda: commands.check(files)):
         raise typer.Exit(1)
 
 
@@ -211,8 +348,8 @@ def backends() -> None:
     commands.list_backends()
 
 
-def _explain(debug: bool) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
-    """An exception hook (the exit code is 1): the message and the user's line, without internal frames unless ``debug``."""
+def _explain(debug: bool, code: int = 1) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
+    """An exception hook: the message and the user's line, without internal frames unless ``debug``; then exit with ``code``."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if debug:
@@ -223,6 +360,8 @@ def _explain(debug: bool) -> Callable[[type[BaseException], BaseException, Trace
             frames = [f for f in _frames(trace) if f.line]
             where = f"{frames[-1].filename}:{frames[-1].lineno}\n    {frames[-1].line}\n" if frames else ""
             print(f"error: {where}{kind.__name__}: {error}\n  --debug shows where it was raised", file=sys.stderr)
+        if code != 1:
+            raise SystemExit(code)
 
     return hook
 

@@ -84,6 +84,7 @@ def fails(folder: Path, *arguments: Any, code: int = 1) -> str:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "tiny.py").write_text(MODEL)
     (tmp_path / "m.ir").write_text(IR)
+    (tmp_path / "m.txt").write_text(IR)
     return tmp_path
 
 
@@ -295,7 +296,32 @@ USAGE = [
     ["opt", "m.ir", "--passes", "dce", "--why", "%99"],
     ["check"],
     ["check", "none.ir"],
-    ["diff", "m.ir", "m.ir"],
+    ["run", "m.ir", "--lr", "1"],
+    ["run", "m.ir", "--save", "x.safetensors"],
+    ["run", "m.ir", "--entry", "@none"],
+    ["run", "m.ir", "--steps", "2"],
+    ["run", "tiny.py", "--entry", "@f"],
+    ["run", "tiny.py", "--inputs", "x.npz"],
+    ["dump", "tiny.py", "--stage", "program", "--locations"],
+    ["dump", "tiny.py", "--stage", "traced", "--after-all", "x"],
+    ["opt", "m.ir", "--passes", "dce", "--fuel", "-1"],
+    ["diff", "m.ir"],
+    ["diff", "m.ir", "none.ir"],
+    ["diff", "m.ir", "m.txt"],
+    ["diff", "m.ir", "m.ir", "--stage", "grad"],
+    ["diff", "m.ir", "m.ir", "--stage", "program"],
+    ["diff", "m.ir", "m.ir", "--entry", "@none"],
+    ["view", "none.py"],
+    ["view", "tiny.py", "--entry", "nothing"],
+    ["compare", "none.ir"],
+    ["compare", "m.ir", "--backends", "compiled,eager"],
+    ["compare", "m.ir", "--backends", "eager"],
+    ["compare", "tiny.py", "--backends", "eager,nothing"],
+    ["compare", "tiny.py", "--inputs", "x.npz"],
+    ["compare", "tiny.py", "--entry", "train_step", "--mode", "eval"],
+    ["bisect", "m.ir", "--passes", "nothing"],
+    ["reduce", "m.ir", "--test", ""],
+    ["reduce", "m.ir", "--test", "no-such-command"],
     ["bench", "tiny.py"],
 ]
 
@@ -396,7 +422,7 @@ def test_opt(folder: Path) -> None:
     module.verify()
     assert [i.op.name for i in module.functions["main"].instructions] == ["mul", "add"]
     assert [line.split(":")[0] for line in done.err.splitlines()] == ["cse", "dce"]
-    assert [p.name for p in sorted((folder / "steps").glob("*.ir"))] == ["01-cse.ir", "02-dce.ir"]
+    assert [p.name for p in sorted((folder / "steps").glob("*.ir"))] == ["00-input.ir", "01-cse.ir", "02-dce.ir"]
     done = irc(folder, "opt", "m.ir", "--passes", "cse,dce", "--fuel", 0, "-o", "same.ir")
     assert (done.code, done.out) == (0, "")
     assert (folder / "same.ir").read_text() == IR
@@ -417,7 +443,7 @@ def test_opt_why(folder: Path) -> None:
 def test_check(folder: Path) -> None:
     done = irc(folder, "check", "m.ir", "m.ir")
     assert (done.code, done.err) == (0, "")
-    assert done.out == "m.ir: 1 functions, 4 ops, valid\n" * 2
+    assert done.out == "m.ir: 1 function, 4 ops, valid\n" * 2
     (folder / "type.ir").write_text(
         IR.replace(") -> (f32[3])", ") -> (f32[4])").replace("%0, %1 : f32[3]", "%0, %1 : f32[4]")
     )

@@ -1,0 +1,111 @@
+"""What a command was given: flags checked and laid over a model file's own settings."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from ...backends import base
+from ...ir import IRError, Module, print_module, save
+from ...ir.files import write_atomically
+from ...ir.source import boundary
+from ..model_file import ModelFile, load
+from ..runtime import runtime_dtype
+from ..trainer import Config, TrainOptions
+
+
+class UsageError(Exception):
+    """A flag or argument that cannot be used; the command line turns it into exit code 2."""
+
+
+def entry(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A command: what calls it is not user code."""
+    boundary(function.__code__)
+    return function
+
+
+def choice(flag: str, value: Any, known: Sequence[str]) -> None:
+    """Raise ``UsageError`` for a value of a flag that is none of the known ones."""
+    if value is not None and value not in known:
+        raise UsageError(
+            f"{flag} {value}: it is {', '.join(known[:-1])} or {known[-1]}"
+            if len(known) > 1
+            else f"{flag} {value}: it is {known[0]}"
+        )
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` arguments; values are Python literals, or text where they are not."""
+    result: dict[str, Any] = {}
+    known = [f.name for f in (*fields(Config), *fields(TrainOptions))]
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair}: it is key=value")
+        if name not in known:
+            raise UsageError(f"--set {name}: there is no such field; one of {', '.join(known)}")
+        try:
+            result[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            result[name] = text
+    return result
+
+
+def settings(config: Config, options: TrainOptions, flags: Mapping[str, Any]) -> tuple[Config, TrainOptions]:
+    """``config`` and ``options`` with the flags that were given (not None) in place.  Raises ``UsageError``."""
+    given = {k: v for k, v in flags.items() if v is not None}
+    lr = given.pop("lr", None)
+    choice("--backend", given.get("backend"), base.available())
+    choice("--guard", given.get("guard"), ["nonfinite"])
+    choice("--numerics", given.get("numerics"), ["exact"])
+    if "device" in given and not re.fullmatch(r"cpu|cuda(:\d+)?", str(given["device"])):
+        raise UsageError(f"--device {given['device']}: it is cpu, cuda or cuda:N")
+    try:
+        if "dtype" in given:
+            runtime_dtype(given["dtype"])
+        names = {f.name for f in fields(Config)}
+        config = config.changed(**{k: v for k, v in given.items() if k in names})
+        options = replace(options, **{k: v for k, v in given.items() if k not in names})
+        if lr is not None:
+            config = config.changed(optimizer=config.optimizer.with_lr(lr))
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from None
+    return config, options
+
+
+def open_model(path: Path, arguments: Sequence[str]) -> ModelFile:
+    """The model file at a path.  Raises ``UsageError`` where it is not there or not Python."""
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file")
+    if path.suffix != ".py":
+        raise UsageError(f"{path} is not a model file; it ends in .py")
+    return load(path, arguments)
+
+
+def write_text(text: str, output: Path | None) -> None:
+    """Text to a file, or to standard output.  Raises ``IRError`` where the file cannot be written."""
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        write_atomically(output, text.encode())
+    except OSError as error:
+        raise IRError(f"{output} cannot be written: {error.strerror}") from None
+
+
+def write_module(module: Module, output: Path | None, *, locations: bool = False, base: str | None = None) -> None:
+    """IR to a file, its large constants beside it, or whole to standard output."""
+    if output is None:
+        sys.stdout.write(print_module(module, locations=locations, base=base))
+    else:
+        save(module, output, locations=locations, base=base)
+
+
+def note(line: str) -> None:
+    """A line for the person at the terminal, on standard error."""
+    print(line, file=sys.stderr)

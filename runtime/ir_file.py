@@ -1,0 +1,176 @@
+"""Running a function of an IR module: which one, on what arrays, and under which names its results go."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backends.base import Executable
+from ..ir import Function, IRError, Module, Symbol, TensorType, philox
+from ..ir.errors import DataError
+from ..ir.files import write_atomically
+from ..ir.print import quote
+from ..ir.types import Array, bf16, key
+
+
+class EntryError(IRError):
+    """A function that is not in the module, or has to be chosen among several."""
+
+
+def entry_of(module: Module, name: str | None = None) -> Function:
+    """The function called ``name`` (with or without ``@``), else the only one that no other names, else ``@main``.
+
+    Raises ``EntryError`` with the names there are.
+    """
+    if name is not None and name.removeprefix("@") in module.functions:
+        return module[name]
+    named = set[Symbol | str]().union(*[f.symbols() for f in module])
+    roots = [f for f in module if f.name not in named]
+    if name is None and len(roots) == 1:
+        return roots[0]
+    if name is None and "main" in module.functions:
+        return module["main"]
+    listed = ", ".join(f"@{quote(f.name)}" for f in roots) or "none"
+    missing = (
+        f"module @{module.name} has no function {name}" if name else f"module @{module.name} has several functions"
+    )
+    raise EntryError(f"{missing}: {listed}\n  remedy: --entry NAME")
+
+
+def example_array(type: TensorType, seed: int) -> Array:
+    """Random elements of a type: normal floats, integers 0 and 1 (which index anything), bools; for a key that of the seed."""
+    random = np.random.Generator(np.random.Philox(seed))
+    if type.dtype is key:
+        return np.broadcast_to(philox.key_of_seed(seed), type.array_shape).copy()
+    if type.dtype.floating:
+        return random.standard_normal(type.shape).astype(type.dtype.numpy)
+    return random.integers(0, 2, type.shape).astype(type.dtype.numpy)
+
+
+def example_arrays(function: Function, seed: int) -> list[Array]:
+    """A random array for each argument, from a seed; keys are the seed's."""
+    return [example_array(v.type, seed if v.type.dtype is key else seed + n) for n, v in enumerate(function.arguments)]
+
+
+def argument_names(function: Function) -> list[str]:
+    """The names under which arguments are given: their own, else ``in0``, ``in1``, ... by position."""
+    return [v.name or f"in{n}" for n, v in enumerate(function.arguments)]
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """The arrays of an ``.npz`` file.  Raises ``DataError``; no pickle is read."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} is one array; arguments are read by name from an .npz file")
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise DataError(f"{path} is not there") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not a readable .npz file: {error}") from None
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write an ``.npz`` file, whole or not at all; bfloat16 goes as its 16-bit words.  Raises ``DataError``."""
+    buffer = io.BytesIO()
+    stored: dict[str, Any] = {n: a.view(np.uint16) if a.dtype == bf16.numpy else a for n, a in arrays.items()}
+    np.savez(buffer, allow_pickle=False, **stored)
+    try:
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _fitted(name: str, array: Array, type: TensorType) -> Array:
+    """An array as an argument: floating ones of any width, integers whose values fit."""
+    dtype = type.dtype
+    if dtype is bf16 and array.dtype == np.uint16:
+        array = array.view(bf16.numpy)
+    if array.shape != type.array_shape:
+        raise DataError(f"argument {name} is {type}, not an array of shape {list(array.shape)}")
+    wanted = {"f": "f", "i": "iu", "u": "iu", "b": "b", "k": "iu"}[dtype.kind]
+    kind = "f" if array.dtype == bf16.numpy else array.dtype.kind
+    if kind not in wanted:
+        raise DataError(f"argument {name} is {type}, not an array of {array.dtype}")
+    if kind in "iu" and array.size:
+        info = np.iinfo(dtype.numpy)
+        if int(array.min()) < info.min or int(array.max()) > info.max:
+            raise DataError(f"argument {name} is {type}, and the array goes from {array.min()} to {array.max()}")
+    with np.errstate(all="ignore"):
+        return np.ascontiguousarray(array.astype(dtype.numpy)).reshape(array.shape)
+
+
+def arguments(function: Function, given: Mapping[str, Array], seed: int = 0) -> list[Array]:
+    """The arrays of a function's arguments by name; keys that are not given come from the seed.
+
+    Other names are left alone.  Raises ``DataError`` naming every argument that is missing, or one that does not fit.
+    """
+    names = argument_names(function)
+    missing = [
+        f"{name}: {v.type}"
+        for name, v in zip(names, function.arguments, strict=True)
+        if name not in given and v.type.dtype is not key
+    ]
+    if missing:
+        there = f"; given are {', '.join(given)}" if given else ""
+        raise DataError(
+            f"@{function.name} needs {', '.join(missing)}{there}\n  remedy: --inputs FILE.npz with these names"
+        )
+    return [
+        _fitted(name, np.asarray(given[name]), v.type)
+        if name in given
+        else np.broadcast_to(philox.key_of_seed(seed), v.type.array_shape).copy()
+        for name, v in zip(names, function.arguments, strict=True)
+    ]
+
+
+def result_names(function: Function) -> list[str]:
+    """A name for each result: a new state's is that state's, others' their value's, else ``out0``, ``out1``, ... by position."""
+    names: list[str] = []
+    for n, (v, mark) in enumerate(zip(function.results, function.marks, strict=True)):
+        own = mark.of.name if mark is not None and mark.kind == "update" else v.name
+        if mark is not None and mark.kind == "grad" and v.name is None:
+            own = f"grad({mark.of.name})"
+        name, count = own or f"out{n}", 0
+        while name in names:
+            count += 1
+            name = f"{own or f'out{n}'}_{count}"
+        names.append(name)
+    return names
+
+
+def run_steps(function: Function, program: Executable, arrays: Sequence[Array], steps: int) -> dict[str, Array]:
+    """The results by name after ``steps`` runs, each fed with the new state of the one before."""
+    at = {v: n for n, v in enumerate(function.arguments)}
+    given = list(arrays)
+    results: tuple[Array, ...] = ()
+    for _ in range(steps):
+        results = program.run(given)
+        for mark, array in zip(function.marks, results, strict=True):
+            if mark is not None and mark.kind == "update":
+                given[at[mark.of]] = array
+    return dict(zip(result_names(function), results, strict=True))
+
+
+def shown(arrays: Mapping[str, Array], function: Function) -> Iterator[str]:
+    """A line per result: its name, type and, if it is small, its elements."""
+    for (name, array), value in zip(arrays.items(), function.results, strict=True):
+        few = array.size <= 8 and value.type.dtype is not key
+        text = np.array2string(array, separator=", ").replace("\n", "") if few else f"{array.size} elements"
+        yield f"{name}: {value.type} = {text}" if few else f"{name}: {value.type}, {text}"
+
+
+def listed(array: Array) -> Any:
+    """An array as nested lists for JSON; what JSON has no word for is text."""
+    flat: Any = array if array.dtype.kind in "iub" else array.astype(np.float64).astype(object)
+    if array.dtype.kind not in "iub":
+        flat = np.where(
+            np.isfinite(array.astype(np.float64)), flat, np.asarray(array.astype(np.float64).astype(str), object)
+        )
+    return flat.tolist()
