@@ -181,9 +181,7 @@ def _fuse_group(module: Module, function: Function, group: Group, context: Conte
         for position, shape, size in zip(positions, rule.shapes, rule.sizes, strict=True):
             count = function.results[position].type.size
             part = build.slice(flat, start=(start,), stop=(start + count,), step=(1,))
-            new = part if shape == (count,) else build.reshape(part, shape=shape)
-            context.replace(function.results[position], new)
-            function.results[position] = new
+            function.results[position] = part if shape == (count,) else build.reshape(part, shape=shape)
             start += size
     function.instructions.extend(recorder.instructions)
     return True

@@ -194,6 +194,9 @@ class _Search:
         self.standing: dict[Value, list[Value]] = {}
         for v in function.values():
             self.standing.setdefault(provenance.now(v), []).append(v)
+        for v, traced in zip(steps.function.results, function.results, strict=True):
+            if traced not in self.standing.setdefault(v, []):
+                self.standing[v].append(traced)
         self.traced = {v: stands[0] for v, stands in self.standing.items()}
         """What a value of the program stands for in the traced function."""
         self.expected: dict[Value, Array] = {}
@@ -226,6 +229,10 @@ class _Search:
         operands = [self.expected[o] for o in i.operands]
         for o, array in zip(i.operands, operands, strict=True):
             self.steps.write(o, array)
+        for o, array in zip(i.operands, operands, strict=True):
+            if not same_bits(array, self.steps.read(o)):
+                shared = f"{self.names.of[o]} at {o.place} shares its memory with another operand"
+                return self._finding(i, "memory", gap(array, self.steps.read(o), None), shared)
         body: dict[Value, Array] | None = None
         kernel = self._body(i)
         if kernel is not None:
@@ -270,7 +277,7 @@ class _Search:
     def _finding(self, i: Instruction, fault: str, difference: Gap, inside: str = "") -> Finding:
         origins = [self.traced[r] for r in i.results if r in self.traced]
         replaced = next(filter(None, map(self.provenance.last_pass, origins)), "traced")
-        made_by = self.provenance.made_by.get(i, replaced)
+        made_by = "plan" if fault == "memory" else self.provenance.made_by.get(i, replaced)
         kernel, text = _kernel_name(i, self.steps.function), instruction(i, self.names)
         return Finding(kernel, text, made_by, fault, difference, i.location, inside)
 

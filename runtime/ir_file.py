@@ -7,7 +7,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from ..backends.base import Executable
 from ..ir import Function, IRError, Module, Symbol, TensorType, philox
 from ..ir.errors import DataError
 from ..ir.files import write_atomically
-from ..ir.print import quote
+from ..ir.print import number, quote
 from ..ir.types import Array, bf16, key
 
 
@@ -66,9 +66,11 @@ def argument_names(function: Function) -> list[str]:
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     """The arrays of an ``.npz`` file.  Raises ``DataError``; no pickle is read."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is one array; arguments are read by name from an .npz file")
+        loaded: Any = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise DataError(f"{path} is one array; arguments are read by name from an .npz file")
+        archive = cast(Any, loaded)
+        with archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path} is not there") from None
@@ -159,11 +161,15 @@ def run_steps(function: Function, program: Executable, arrays: Sequence[Array], 
 
 
 def shown(arrays: Mapping[str, Array], function: Function) -> Iterator[str]:
-    """A line per result: its name, type and, if it is small, its elements."""
+    """A line per result: its name, type and, if it is small, its elements in row-major order."""
     for (name, array), value in zip(arrays.items(), function.results, strict=True):
-        few = array.size <= 8 and value.type.dtype is not key
-        text = np.array2string(array, separator=", ").replace("\n", "") if few else f"{array.size} elements"
-        yield f"{name}: {value.type} = {text}" if few else f"{name}: {value.type}, {text}"
+        dtype = value.type.dtype
+        if array.size > 8 or dtype is key:
+            yield f"{name}: {value.type}"
+        elif array.ndim == 0:
+            yield f"{name}: {value.type} = {number(array[()], dtype)}"
+        else:
+            yield f"{name}: {value.type} = [{', '.join(number(x, dtype) for x in array.reshape(-1))}]"
 
 
 def listed(array: Array) -> Any:

@@ -14,8 +14,13 @@ from ..ir.literal import Literal
 from ..ir.op import Control
 from ..ir.types import Array, DType, f64
 
-ROUNDING_ULP = 256
-"""Results this many units apart, or that much of the largest term of a sum, may come from another order of rounding."""
+
+def rounding_ulp(dtype: np.dtype[Any]) -> int:
+    """How many units apart two results may be, or that much of the largest term of a sum, by another order of rounding.
+
+    A narrow dtype is rounded from a wider one: there a few units are all that an order can move.
+    """
+    return 256 if dtype.itemsize >= 4 else 4
 
 
 def _wide_type(type: TensorType) -> TensorType:
@@ -133,5 +138,6 @@ def grade(a: Array, b: Array, scale: float = 0.0) -> str:
         return "real"
     with np.errstate(all="ignore"):
         apart = np.abs(a.astype(np.float64) - b.astype(np.float64))
-        close = (ulp_apart(a, b) <= ROUNDING_ULP) | (apart <= ROUNDING_ULP * _unit(a.dtype)[0] * scale)
+        limit = rounding_ulp(a.dtype)
+        close = (ulp_apart(a, b) <= limit) | (apart <= limit * _unit(a.dtype)[0] * scale)
     return "rounding" if bool(close.all()) else "real"

@@ -183,10 +183,10 @@ def bisect(path: Path, request: DebugRequest, given: Given) -> None:
 @entry
 def reduce(path: Path, request: DebugRequest, given: Given) -> None:
     """Write the smallest IR for which ``test`` gives the same exit code, or ``compare`` the same kind of failure."""
-    module, name, arrays, _ = target(path, given, request.entry, request.mode, request.inputs)
+    module, name, arrays, folder = target(path, given, request.entry, request.mode, request.inputs)
     if request.test is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            holds = _Command(request.test, Path(folder), path.stem, request.timeout)
+        with tempfile.TemporaryDirectory() as temporary:
+            holds = _Command(request.test, Path(temporary), path.stem, request.timeout)
             found = reducing.reduce(module, name, arrays, holds)
     else:
         backend, device = _backend(request, given)
@@ -202,7 +202,7 @@ def reduce(path: Path, request: DebugRequest, given: Given) -> None:
         found = reducing.reduce(module, name, arrays, differs)
     before, after = len(module[name].instructions), len(found.module[found.function].instructions)
     note(f"{before} -> {after} op{'' if after == 1 else 's'}, in {found.trials} trials")
-    write_module(found.module, request.output, locations=True)
+    write_module(found.module, request.output, locations=True, base=folder)
     if request.output is not None:
         inputs = request.output.with_suffix(".npz")
         write_arrays(inputs, dict(zip(argument_names(found.module[found.function]), found.arrays, strict=True)))

@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 
 from ...backends import base, kernels
-from ...ir import OPS
+from ...ir import OPS, Attr
+from ...ir.op import REQUIRED
+from ...ir.print import attribute
 from ...passes import PASSES
 
 
@@ -29,11 +31,32 @@ def _summary(doc: str | None) -> str:
     return re.split(r"(?<=[.;])\s+(?=[A-Z])|  Backward|\s+Backward:", first)[0].replace("``", "").rstrip(".;")
 
 
-def list_ops() -> None:
-    """Every op: name, family, and the first line of its docstring."""
-    _print(
-        [(op.name, op.family, _summary(op.__doc__)) for op in sorted(OPS.values(), key=lambda op: (op.family, op.name))]
-    )
+def list_ops(markdown: bool = False) -> None:
+    """Every op: name, family, and the first line of its docstring; or the table of the language reference."""
+    ops = sorted(OPS.values(), key=lambda op: (op.family, op.name))
+    if markdown:
+        print(op_table(), end="")
+    else:
+        _print([(op.name, op.family, _summary(op.__doc__)) for op in ops])
+
+
+def op_table() -> str:
+    """Every op as a row of a Markdown table: operands, attributes with their kinds and defaults, rounding, meaning."""
+    rows = ["| op | operands | attributes | rounding | meaning |", "|---|---|---|---|---|"]
+    for op in sorted(OPS.values(), key=lambda op: (op.family, op.name)):
+        arity = "any" if op.arity is None else str(op.arity)
+        attrs = ", ".join(_attribute(name, attr) for name, attr in op.attrs.items())
+        checked = " Raises where its check fails." if op.check is not None else ""
+        meaning = " ".join((op.__doc__ or "").split()).replace("|", "\\|").replace("``", "`")
+        rows.append(f"| `{op.name}` ({op.family}) | {arity} | {attrs} | {op.rounding} | {meaning}{checked} |")
+    return "\n".join(rows) + "\n"
+
+
+def _attribute(name: str, attr: Attr) -> str:
+    kind = {"ints": "integers", "literal": "elements", "symbol": "function"}.get(attr.kind, attr.kind)
+    if attr.default is REQUIRED:
+        return f"`{name}`: {kind}"
+    return f"`{name}`: {kind}, may be left out" if attr.default is None else f"`{name}`: {kind} = {attribute(attr.default)}"
 
 
 def list_passes() -> None:

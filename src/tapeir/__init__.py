@@ -21,11 +21,12 @@ from .ir import (
     TensorType,
     TraceError,
     VerifyError,
+    diff,
     parse,
 )
 from .ir.record import default_recorder as _default_recorder
 from .ir.types import bf16, bool_, f16, f32, f64, i8, i16, i32, i64, key, u8, u16, u32, u64
-from .runtime import data
+from .runtime import data, debug
 from .runtime.compile import compile
 from .runtime.model_file import args
 from .runtime.runtime import Runtime
@@ -57,6 +58,8 @@ __all__ = [
     "bool_",
     "compile",
     "data",
+    "debug",
+    "diff",
     "f16",
     "f32",
     "f64",

@@ -331,9 +331,11 @@ def check(
 
 
 @app.command()
-def ops() -> None:
+def ops(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the language reference.")] = False,
+) -> None:
     """List every op."""
-    commands.list_ops()
+    commands.list_ops(markdown)
 
 
 @app.command()

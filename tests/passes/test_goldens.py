@@ -58,6 +58,13 @@ def test_every_pass_has_cases() -> None:
     assert {p.stem for p in FOLDER.glob("*.ir")} == set(PASSES)
 
 
+@pytest.mark.parametrize("name", PASSES)
+def test_every_pass_has_a_positive_and_a_negative_case(name: str) -> None:
+    unchanged = [c.expect == UNCHANGED for c in read(FOLDER / f"{name}.ir")[1]]
+    assert any(unchanged), f"{name}.ir has no case that stays"
+    assert not all(unchanged), f"{name}.ir has no case that changes"
+
+
 def test_every_rule_has_a_positive_and_a_negative_case() -> None:
     cases = {c.name: c for c in read(FOLDER / "canonicalize.ir")[1]}
     for rule in RULES:

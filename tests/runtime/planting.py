@@ -1,0 +1,55 @@
+"""Mistakes planted in the compiler, for the tests of what finds them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from tapeir.ir import GraphBuilder, Module, Value
+from tapeir.ir.build import Builder
+from tapeir.ir.types import f32
+from tapeir.passes.rewrite import Rewrite
+
+
+class TanhIsExpm1(Rewrite):
+    """tanh(x) is expm1(x), which is wrong."""
+
+    def before(self, build: Any, x: Any) -> Any:
+        return build.tanh(x)
+
+    def after(self, build: Any, x: Value) -> Value:
+        return build.expm1(x)
+
+
+class AddAgain(Rewrite):
+    """(x + y) + z is x + (y + z), which rounds in another order."""
+
+    def before(self, build: Any, x: Any, y: Any, z: Any) -> Any:
+        return build.add(build.add(x, y), z)
+
+    def after(self, build: Any, x: Value, y: Value, z: Value) -> Value:
+        return build.add(x, build.add(y, z))
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, rule: Rewrite) -> None:
+    """Add a rule to those of ``canonicalize``."""
+    module = sys.modules["tapeir.passes.canonicalize"]
+    monkeypatch.setattr(module, "RULES", (*vars(module)["RULES"], rule))
+
+
+def chain(*names: str) -> Module:
+    """``@main`` of one argument: the named unary ops one after the other, with a sum of everything at the end."""
+    recorder = GraphBuilder()
+    recorder.at = ()
+    build = Builder(recorder)
+    x = recorder.argument(f32[4, 8], "x")
+    values = [x]
+    for name in names:
+        values.append(getattr(build, name)(values[-1]))
+    total = values[0]
+    for v in values[1:]:
+        total = build.add(total, v)
+    result = build.sum(total, axes=(0, 1))
+    return Module("chain", [recorder.function("main", [(x, "input")], [(result, None)])])

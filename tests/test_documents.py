@@ -1,0 +1,59 @@
+"""The documents are true: their commands print what they show, and the table of ops is that of the classes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commandline import fails
+from documents import rerun
+
+from tapeir.runtime.commands.listings import op_table
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+pytestmark = pytest.mark.checkout
+
+
+def check(path: Path, now: str, request: pytest.FixtureRequest) -> None:
+    """Compare a document with what it should be; ``--accept`` rewrites it."""
+    if request.config.getoption("--accept"):
+        path.write_text(now, encoding="utf-8")
+    assert now == path.read_text("utf-8"), f"{path.name} is out of date; pytest --accept rewrites it"
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the documents' commands are written for bash")
+def test_how_it_works_shows_real_output(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    path = DOCS / "how-it-works.md"
+    check(path, rerun(path.read_text("utf-8"), tmp_path), request)
+
+
+def test_the_table_of_ops_is_made_from_the_classes(request: pytest.FixtureRequest) -> None:
+    path = DOCS / "ir.md"
+    text = path.read_text("utf-8")
+    begin, end = "<!-- ops -->\n", "<!-- end of ops -->\n"
+    head, rest = text.split(begin)
+    check(path, head + begin + op_table() + end + rest.split(end)[1], request)
+
+
+def test_the_error_in_the_reference_is_real(tmp_path: Path) -> None:
+    block = re.search(r"```console\n\$ irc check bad\.ir\n(.*?)```", (DOCS / "ir.md").read_text("utf-8"), re.DOTALL)
+    assert block is not None
+    rows = [line.partition(" | ")[2] for line in block[1].splitlines()[1:] if "^" not in line]
+    (tmp_path / "bad.ir").write_text("\n".join(rows) + "\n")
+    assert fails(tmp_path, "check", "bad.ir") == block[1]
+
+
+def test_the_tour_in_python_runs() -> None:
+    (block,) = re.findall(
+        r"```python\n(import numpy as np\n\nimport tapeir as tp\nfrom examples.*?)```",
+        (ROOT / "README.md").read_text(),
+        re.DOTALL,
+    )
+    done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("\nnone"), "compare finds no difference"
