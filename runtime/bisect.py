@@ -10,10 +10,8 @@ from ..backends.eager.interpret import run, run_instruction
 from ..ir import Diff, IRError, Location, Module, diff
 from ..ir.types import Array
 from ..passes import PASSES, PIPELINES, Application, PassManager
+from .compare import FAILURES
 from .reference import same_bits
-
-PASS_ERRORS = (IRError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
-"""What a wrong pass may raise."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class _Bisection:
     def _run(self, module: Module) -> tuple[Array, ...] | str:
         try:
             return run(module[self.name], [a.copy() for a in self.arrays], module)
-        except PASS_ERRORS as error:
+        except FAILURES as error:
             return f"{type(error).__name__}: {error}"
 
     def symptom(self, found: tuple[Array, ...] | str) -> str:
@@ -72,7 +70,7 @@ class _Bisection:
         module = self.module.clone()
         try:
             manager.run(module, self.passes[:count])
-        except PASS_ERRORS as error:
+        except FAILURES as error:
             text = error.message if isinstance(error, IRError) else f"{type(error).__name__}: {error}"
             return _Trial(None, text, manager)
         return _Trial(module, self.symptom(self._run(module)), manager)
@@ -107,7 +105,7 @@ def bisect(
     if passes is None:
         try:
             found: tuple[Array, ...] | str = compile_module(get(backend), module, name, device).run(arrays)
-        except PASS_ERRORS as error:
+        except FAILURES as error:
             found = f"{type(error).__name__}: {error}"
         symptom = search.symptom(found)
         if symptom:

@@ -7,15 +7,16 @@ that made it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..backends.base import Backend, Executable, Steps, compile_module, get
 from ..backends.eager.interpret import run_instruction, values_of
 from ..ir import Function, Instruction, IRError, Location, Module, Value
+from ..ir.errors import BackendError
 from ..ir.op import Composite, Contract, Control, Reduce, Scatter, Source, View
 from ..ir.print import Names, instruction
 from ..ir.types import Array, key
@@ -24,6 +25,9 @@ from .ir_file import result_names
 from .reference import grade, same_bits, ulp_apart, ulp_from, wide, wide_values
 
 GRADES = ("none", "rounding", "real")
+FAILURES = (IRError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What a program may raise, and what a wrong pass or target may."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,9 @@ class Comparison:
     def kind(self) -> tuple[str, ...]:
         """What sort of failure it is: two comparisons of one kind show the same fault."""
         found = self.finding
-        return (self.grade, found.fault, found.made_by) if found is not None else (self.grade,)
+        if found is not None:
+            return self.grade, found.fault, found.made_by
+        return self.grade, *((error or "").partition(":")[0] for error in self.errors)
 
 
 def gap(tape: Array, program: Array, reference: Array | None, scale: float = 0.0) -> Gap:
@@ -122,16 +128,16 @@ def compare(
     options: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Run one function on the tape and on a backend, and find where they part.  Nothing is changed."""
-    function = module[name]
-    provenance = Provenance()
-    chosen = get(backend)
-    program = compile_module(chosen, module, function.name, device, {"provenance": provenance, **(options or {})})
+    function, chosen, provenance = module[name], get(backend), Provenance()
     tape, error = _attempt(lambda: values_of(function, arrays, module))
-    results, other = _attempt(lambda: program.run(arrays))
-    errors = (str(error) if error else None, str(other) if other else None)
-    if tape is None or results is None:
-        same = type(error) is type(other) and errors[0] == errors[1]
-        return Comparison("none" if same else "real", errors=errors)
+    program, other = _attempt(
+        lambda: compile_module(chosen, module, function.name, device, {"provenance": provenance, **(options or {})})
+    )
+    results = None
+    if program is not None:
+        results, other = _attempt(lambda: program.run(arrays))
+    if tape is None or program is None or results is None:
+        return Comparison("none" if error == other else "real", errors=(error, other))
     done = Comparison("none", list(_results(function, tape, results, wide_values(function, arrays, module))))
     steps = program.steps()
     if steps is None:
@@ -146,11 +152,14 @@ def compare(
     return done
 
 
-def _attempt(run: Any) -> tuple[Any, IRError | None]:
+def _attempt(run: Callable[[], T]) -> tuple[T | None, str | None]:
+    """What a call gives, or what it raises; a backend that does not serve the function is no difference and raises."""
     try:
         return run(), None
-    except IRError as error:
-        return None, error
+    except BackendError:
+        raise
+    except FAILURES as error:
+        return None, f"{type(error).__name__}: {error}"
 
 
 def _results(

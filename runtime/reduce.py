@@ -108,6 +108,11 @@ class _Reducer:
         self.kept = left[::-1]
         return True
 
+    def ends(self) -> list[Value]:
+        """The results, and every value that nobody reads: an op that only dead code holds."""
+        used = {o for i in self.kept for o in i.operands}
+        return list(dict.fromkeys([*self.results, *(r for i in self.kept for r in i.results if r not in used)]))
+
     def without(self, gone: Sequence[Instruction]) -> bool:
         """Try to take ops away."""
         dropped = set(gone)
@@ -154,9 +159,12 @@ def reduce(module: Module, name: str, arrays: Sequence[Array] | None, holds: Hol
     ``arrays`` are the function's arguments; without them the predicate gets none.  Raises ``IRError`` where it does not hold for the
     function as it is.
     """
-    reducer = _Reducer(module, name, arrays, holds)
-    if not reducer.attempt(reducer.kept, reducer.results):
+    given = list(arrays or ())
+    if not holds(module, name, given):
         raise IRError(f"the predicate does not hold for @{name} itself: there is nothing to reduce")
+    reducer = _Reducer(module, name, arrays, holds)
+    if not reducer.attempt(reducer.kept, reducer.results) and not reducer.attempt(reducer.kept, reducer.ends()):
+        return Reduced(module, name, given, reducer.trials)
     reducer.fewer_results()
     while reducer.fewer_ops():
         reducer.fewer_results()

@@ -56,7 +56,11 @@ def _attribute(name: str, attr: Attr) -> str:
     kind = {"ints": "integers", "literal": "elements", "symbol": "function"}.get(attr.kind, attr.kind)
     if attr.default is REQUIRED:
         return f"`{name}`: {kind}"
-    return f"`{name}`: {kind}, may be left out" if attr.default is None else f"`{name}`: {kind} = {attribute(attr.default)}"
+    return (
+        f"`{name}`: {kind}, may be left out"
+        if attr.default is None
+        else f"`{name}`: {kind} = {attribute(attr.default)}"
+    )
 
 
 def list_passes() -> None:

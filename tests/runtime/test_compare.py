@@ -243,6 +243,21 @@ def test_an_error_on_one_side_is_a_real_difference(careless: str) -> None:
     assert found.errors[1] is None
 
 
+def test_a_program_that_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(module: Module, context: Context) -> bool:
+        raise KeyError("lost")
+
+    monkeypatch.setitem(PASSES, "fold", Pass("fold", run))
+    found = examined(chain("sin"))
+    assert (found.grade, found.errors) == ("real", (None, "KeyError: 'lost'"))
+    assert found.kind == ("real", "", "KeyError")
+
+
+def test_what_a_backend_does_not_serve_is_an_error() -> None:
+    with pytest.raises(tp.BackendError, match="does not support"):
+        examined(parse("module @m { func @main(%x: f16[2] input) -> (f16[2]) { %0 = neg %x : f16[2] return %0 } }"))
+
+
 def test_the_program_runs_unchanged() -> None:
     """Taken apart, a program has the lines of its source, one step an instruction, and changes nothing of the program."""
     module = chain("sin", "tanh")
