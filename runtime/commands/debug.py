@@ -55,6 +55,8 @@ def _backend(request: DebugRequest, given: Given) -> tuple[str, str]:
             f"--backends {','.join(request.backends)}: it is eager, which says what is right, and one other"
         )
     choice("--backends", request.backends[1], base.available())
+    if given.flags.get("backend", request.backends[1]) != request.backends[1]:
+        raise UsageError(f"--backend {given.flags['backend']}: here it is --backends eager,{given.flags['backend']}")
     return backend_for({**given.flags, "backend": request.backends[1]})
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import traceback
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
@@ -43,6 +43,7 @@ Guard = Annotated[str | None, typer.Option(help="nonfinite: stop at the op that 
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another field of Config or TrainOptions.")
 ]
+GivenFlags = Callable[..., Given]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 AfterAll = Annotated[
     Path | None, typer.Option(help="Folder for a numbered dump after each pass that changed something.")
@@ -91,19 +92,43 @@ def _usage(call: Callable[[], Any]) -> Any:
         raise typer.Exit(1) from None
 
 
-def _given(context: typer.Context, **flags: Any) -> Given:
-    return Given(_flags(**flags), context.obj or ())
+_MODEL_FLAGS: dict[str, tuple[Any, Any]] = {
+    "dtype": (Dtype, None), "backend": (BackendName, None), "cpu": (Cpu, False), "cuda": (Cuda, False), "device": (Device, None),
+    "batch_size": (BatchSize, None), "lr": (Lr, None), "seed": (Seed, None), "settings": (Set, None),
+}  # fmt: skip
+
+
+def _builds_model(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of all that build a model.
+
+    It gets them as ``given``, which checks and collects them when it is called, with more flags as keywords.
+    """
+
+    def call(context: typer.Context, **arguments: Any) -> None:
+        flags: dict[str, Any] = {name: arguments.pop(name) for name in _MODEL_FLAGS}
+
+        def given(**more: Any) -> Given:
+            return Given(_flags(**flags, **more), context.obj or ())
+
+        command(**arguments, given=given)
+
+    own = list(inspect.signature(command, eval_str=True).parameters.values())
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in _MODEL_FLAGS.items()
+    ]
+    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    parameters = [context, *own[:-1], *added]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    call.__name__, call.__doc__ = command.__name__, command.__doc__
+    return call
 
 
 @app.command()
+@_builds_model
 def run(
-    context: typer.Context,
     model: FileArgument,
-    dtype: Dtype = None,
-    backend: BackendName = None,
-    cpu: Cpu = False,
-    cuda: Cuda = False,
-    device: Device = None,
     steps: Annotated[
         int | None,
         typer.Option(help="Total optimiser updates, counted from step 0; of IR text, runs fed with updates."),
@@ -112,9 +137,6 @@ def run(
     stop_at: Annotated[
         int | None, typer.Option(help="End this process at this step; --resume goes on from there.")
     ] = None,
-    batch_size: BatchSize = None,
-    lr: Lr = None,
-    seed: Seed = None,
     log_every: Annotated[int | None, typer.Option(help="Print the loss every N updates.")] = None,
     log: Annotated[Path | None, typer.Option(help="JSON-lines file: one line an update.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the state here at the end (safetensors).")] = None,
@@ -128,22 +150,25 @@ def run(
         Path | None, typer.Option(metavar="FILE.npz", help="Write the results of IR text here, by name.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object with the result.")] = False,
-    settings: Set = None,
     debug: Debug = False,
+    *,
+    given: GivenFlags,
 ) -> None:
-    """Train a model file and evaluate it, or run a function of IR text.  What stands after -- goes to the model file."""
+    """Train a model file, or run a function of IR text.
+
+    What stands after -- goes to the model file.
+    """
     sys.excepthook = _explain(debug)
     request = RunRequest(save, json, entry, inputs, outputs)
-    _usage(lambda: commands.run(model, request, _given(
-        context, dtype=dtype, backend=backend, device=device, cpu=cpu, cuda=cuda, settings=settings, steps=steps, epochs=epochs,
-        stop_at=stop_at, batch_size=batch_size, lr=lr, seed=seed, log_every=log_every, log=log, resume=resume, numerics=numerics,
-        guard=guard, progress=False if no_progress else None,
+    _usage(lambda: commands.run(model, request, given(
+        steps=steps, epochs=epochs, stop_at=stop_at, log_every=log_every, log=log, resume=resume, numerics=numerics, guard=guard,
+        progress=False if no_progress else None,
     )))  # fmt: skip
 
 
 @app.command()
+@_builds_model
 def dump(
-    context: typer.Context,
     model: ModelArgument,
     stage: Annotated[str, typer.Option(help=f"{', '.join(commands.STAGES)}.")] = "traced",
     entry: Annotated[str, typer.Option(help=f"{', '.join(commands.ENTRIES)}.")] = "forward",
@@ -151,29 +176,22 @@ def dump(
     after_all: AfterAll = None,
     locations: Locations = False,
     output: Output = None,
-    dtype: Dtype = None,
-    backend: BackendName = None,
-    cpu: Cpu = False,
-    cuda: Cuda = False,
-    device: Device = None,
-    batch_size: BatchSize = None,
-    lr: Lr = None,
-    seed: Seed = None,
-    settings: Set = None,
     debug: Debug = False,
+    *,
+    given: GivenFlags,
 ) -> None:
-    """Print the IR of one entry of a model at a stage of the compiler.  What stands after -- goes to the model file."""
+    """Print the IR of a model at a stage of the compiler.
+
+    What stands after -- goes to the model file.
+    """
     sys.excepthook = _explain(debug)
     request = DumpRequest(stage, entry, mode, after_all, locations, output)
-    _usage(lambda: commands.dump(model, request, _given(
-        context, dtype=dtype, backend=backend, device=device, cpu=cpu, cuda=cuda, settings=settings, batch_size=batch_size, lr=lr,
-        seed=seed,
-    )))  # fmt: skip
+    _usage(lambda: commands.dump(model, request, given()))
 
 
 @app.command()
+@_builds_model
 def diff(
-    context: typer.Context,
     a: Annotated[Path, typer.Argument(metavar="A", help="A model file or IR text.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="A model file or IR text.")],
     stage: Stage = "traced",
@@ -181,94 +199,84 @@ def diff(
     mode: Mode = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with both graphs here.")] = None,
     json: Json = False,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    lr: Lr = None,
-    settings: Set = None,
     debug: Debug = False,
+    *,
+    given: GivenFlags,
 ) -> None:
-    """Structural differences of two programs: names, order and layout are none.  Exit code 0 same, 1 different, 2 error."""
+    """Print the structural differences of two programs.
+
+    Names, order and layout are no differences.  Exit code 0: same, 1: different, 2: error.
+    """
     sys.excepthook = _explain(debug, 2)
     request = DiffRequest(stage, entry, mode, json, html)
-    given = partial(_given, context, dtype=dtype, backend=None, device=None, cpu=False, cuda=False, settings=settings,
-                    batch_size=batch_size, lr=lr)  # fmt: skip
     if _usage(lambda: commands.diff(a, b, request, given())):
         raise typer.Exit(1)
 
 
 @app.command()
+@_builds_model
 def view(
-    context: typer.Context,
     file: FileArgument,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The page; NAME.html by default.")] = None,
     stage: Stage = "traced",
     entry: Entry = None,
     mode: Mode = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    settings: Set = None,
     debug: Debug = False,
+    *,
+    given: GivenFlags,
 ) -> None:
-    """Write one self-contained HTML page with the graph of a program."""
+    """Write an HTML page with the graph of a program."""
     sys.excepthook = _explain(debug)
     request = DiffRequest(stage, entry, mode, output=output)
-    given = partial(_given, context, dtype=dtype, backend=None, device=None, cpu=False, cuda=False, settings=settings,
-                    batch_size=batch_size)  # fmt: skip
     _usage(lambda: commands.view(file, request, given()))
 
 
 @app.command()
+@_builds_model
 def compare(
-    context: typer.Context,
     file: FileArgument,
     backends: Backends = "eager,compiled",
     entry: Entry = None,
     mode: Mode = None,
     inputs: Inputs = None,
     json: Json = False,
-    dtype: Dtype = None,
-    device: Device = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    settings: Set = None,
     debug: Debug = False,
+    *,
+    given: GivenFlags,
 ) -> None:
-    """Find the first kernel whose results differ from the tape's, beside a float64 reference.  Exit code 0 same, 1 different."""
+    """Find where a compiled program and the tape part.
+
+    Kernel by kernel, beside a float64 reference.  Exit code 0: same, 1: different.
+    """
     sys.excepthook = _explain(debug)
     request = DebugRequest(entry, mode, inputs, backends.split(","), json=json)
-    given = partial(_given, context, dtype=dtype, backend=None, device=device, cpu=False, cuda=False, settings=settings,
-                    batch_size=batch_size, seed=seed)  # fmt: skip
     if _usage(lambda: commands.compare(file, request, given())):
         raise typer.Exit(1)
 
 
 @app.command()
+@_builds_model
 def bisect(
-    context: typer.Context,
     file: FileArgument,
     passes: Annotated[str | None, typer.Option(help="Names of passes, separated by commas; default: all.")] = None,
     backends: Backends = "eager,compiled",
     entry: Entry = None,
     mode: Mode = None,
     inputs: Inputs = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    settings: Set = None,
     debug: Debug = False,
+    *,
+    given: GivenFlags,
 ) -> None:
-    """Name the pass, and the application of which rewrite, after which a program computes something else."""
+    """Name the rewrite that makes a program wrong."""
     sys.excepthook = _explain(debug)
     names = [p for p in passes.split(",") if p] if passes is not None else None
     request = DebugRequest(entry, mode, inputs, backends.split(","), names)
-    given = partial(_given, context, dtype=dtype, backend=None, device=None, cpu=False, cuda=False, settings=settings,
-                    batch_size=batch_size, seed=seed)  # fmt: skip
     _usage(lambda: commands.bisect(file, request, given()))
 
 
 @app.command()
+@_builds_model
 def reduce(
-    context: typer.Context,
     file: FileArgument,
     test: Annotated[
         str | None,
@@ -285,17 +293,13 @@ def reduce(
     entry: Entry = None,
     mode: Mode = None,
     inputs: Inputs = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    settings: Set = None,
     debug: Debug = False,
+    *,
+    given: GivenFlags,
 ) -> None:
     """Find the smallest IR that still shows a failure."""
     sys.excepthook = _explain(debug)
     request = DebugRequest(entry, mode, inputs, backends.split(","), test=test, timeout=timeout, output=output)
-    given = partial(_given, context, dtype=dtype, backend=None, device=None, cpu=False, cuda=False, settings=settings,
-                    batch_size=batch_size, seed=seed)  # fmt: skip
     _usage(lambda: commands.reduce(file, request, given()))
 
 

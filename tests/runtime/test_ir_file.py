@@ -207,7 +207,7 @@ def test_run_of_one_of_several_and_json(folder: Path) -> None:
     assert result["results"] == {"out0": [-1.0, "-inf"]}
     assert (result["entry"], result["backend"], result["seed"]) == ("f", "compiled", 0)
     done = irc(folder, "run", "several.ir", "--inputs", "x.npz")
-    assert "h: f32[2] = [2.7182817, " in done.out
+    assert "h: f32[2] = [2.718" in done.out
     assert "@f, @g" in fails(_renamed(folder), "run", "g.ir", "--inputs", "x.npz", code=2)
 
 
