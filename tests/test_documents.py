@@ -19,11 +19,16 @@ DOCS = ROOT / "docs"
 pytestmark = pytest.mark.checkout
 
 
+def steady(text: str) -> str:
+    """Text without what another processor's rounding changes: long numbers, and the width of columns that hold them."""
+    return re.sub(r"  +", "  ", re.sub(r"-?\d+\.\d{2,}|\d{5,}", "#", text))
+
+
 def check(path: Path, now: str, request: pytest.FixtureRequest) -> None:
     """Compare a document with what it should be; ``--accept`` rewrites it."""
     if request.config.getoption("--accept"):
         path.write_text(now, encoding="utf-8")
-    assert now == path.read_text("utf-8"), f"{path.name} is out of date; pytest --accept rewrites it"
+    assert steady(now) == steady(path.read_text("utf-8")), f"{path.name} is out of date; pytest --accept rewrites it"
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the documents' commands are written for bash")
