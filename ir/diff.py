@@ -1,6 +1,6 @@
 """Structural differences of two modules: renaming, reordering of independent ops and formatting are none.
 
-Functions are matched by name, then by structure; arguments by role and position; ops by what they compute from what (``match.py``).
+Functions are matched by structure, then by name; arguments by role and position; ops by what they compute from what (``match.py``).
 What only follows from a reported difference is not reported again: the operand of an op whose producer was replaced, a type, shape or
 size that changed because an argument's did, the arguments of a kernel (they are the operands of its call).
 """

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import linecache
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from .graph import Location
     from .origin import Origin
+
+MOST_PLACES = 4
+LONGEST = 1000
+"""Characters of a message."""
+
+
+def shortened(text: str, limit: int = LONGEST) -> str:
+    """Text fit to be shown: its middle left out where it is long, characters that would not print as their escapes."""
+    if len(text) > limit:
+        text = f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    return character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
 
 
 class IRError(Exception):
@@ -115,6 +132,16 @@ def place_text(locations: Sequence[Location]) -> str:
     return f"{where}\n    {source}\n" if source else f"{where}\n"
 
 
-def places_text(locations: Sequence[Location]) -> str:
-    """Places as ``file:line in "module"``, separated by commas."""
-    return ", ".join(f"{p.file}:{p.line}" + (f' in "{p.module}"' if p.module else "") for p in locations)
+def places_text(locations: Sequence[Location], base: str | None = None) -> str:
+    """Places as ``file:line in "module"``, separated by commas, of many only the first; files below ``base`` relative to it."""
+    listed = [_place(p, base) for p in locations[:MOST_PLACES]]
+    more = len(locations) - MOST_PLACES
+    return ", ".join(listed) + (f" and {more} more" if more > 0 else "")
+
+
+def _place(place: Location, base: str | None) -> str:
+    file = place.file
+    if base is not None and os.path.isabs(file) and Path(file).is_relative_to(base):
+        file = os.path.relpath(file, base)
+    within = f' in "{shortened(place.module, 200)}"' if place.module else ""
+    return f"{shortened(file, 200)}:{place.line}{within}"

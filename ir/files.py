@@ -26,16 +26,26 @@ _REFERENCE = re.compile(r"@sha256_")
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that appears whole or not at all.  Raises ``OSError``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    _write_together({path: content})
+
+
+def _write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files of which each appears whole, and none before all are on the disk."""
+    staged: dict[Path, Path] = {}
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            with temporary.open("wb") as file:
+                staged[temporary] = path
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for temporary, path in staged.items():
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in staged:
+            temporary.unlink(missing_ok=True)
 
 
 def tensors_bytes(arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> bytes:
@@ -72,19 +82,24 @@ def save(module: Module, path: str | os.PathLike[str], *, locations: bool = Fals
     Raises ``IRError`` where a file cannot be written, or the side file would replace one that holds something else.
     """
     target = Path(path)
+    if not target.name or os.path.isdir(target):
+        raise IRError(f"{target} is a folder\n  remedy: the name of a file in it")
     side = side_file(target)
+    if side == target:
+        raise IRError(f"{target} cannot hold text: files of constants end so\n  remedy: another ending, such as .ir")
     text, data = print(module, locations=locations, base=base)
     ours = _is_ours(side)
     if data and ours is False:
         raise IRError(
             f"{side} is there and holds no constants of IR\n  remedy: another name for {target.name}, whose large constants go there"
         )
+    contents = {target: text.encode()}
+    if data:
+        # NumPy's reader of safetensors has no bfloat16; its words are kept instead.
+        words = {n: a.view(np.uint16) if a.dtype == bf16.numpy else a for n, a in data.items()}
+        contents = {side: tensors_bytes(words, _KIND), **contents}
     try:
-        if data:
-            # NumPy's reader of safetensors has no bfloat16; its words are kept instead.
-            words = {n: a.view(np.uint16) if a.dtype == bf16.numpy else a for n, a in data.items()}
-            write_atomically(side, tensors_bytes(words, _KIND))
-        write_atomically(target, text.encode())
+        _write_together(contents)
         if ours and not data:
             side.unlink()
     except OSError as error:

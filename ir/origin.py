@@ -17,6 +17,11 @@ WIDTH = 160
 """Longer lines are cut around the caret."""
 
 
+def _visible(row: str) -> str:
+    """A row with one sign for each character that would not print, so that columns stay."""
+    return row if row.isprintable() else "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in row)
+
+
 class Span(NamedTuple):
     """Offsets in the text: of an instruction's or function's own name, of its operands, and of its (result) types."""
 
@@ -62,9 +67,9 @@ class Origin:
         digits = len(str(last))
         shown: list[str] = []
         for n in range(first, last + 1):
-            row = rows[n - 1]
+            row = rows[n - 1].removesuffix("\r")
             cut = begin if n == line else 0
-            text = ("..." if cut else "") + row[cut : cut + WIDTH] + ("..." if len(row) > cut + WIDTH else "")
+            text = ("..." if cut else "") + _visible(row[cut : cut + WIDTH]) + ("..." if len(row) > cut + WIDTH else "")
             shown.append(f"{'>' if n == line else ' '} {n:>{digits}} | {text}".rstrip())
             if n == line:
                 before = row[cut : column - 1]

@@ -15,16 +15,14 @@ import numpy as np
 from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedInput
 from lark.exceptions import VisitError
 
-from .errors import ParseError
+from .errors import ParseError, shortened
 from .graph import ROLES, Function, Instruction, Location, Mark, Module, Place, Symbol, Value
 from .literal import Literal
 from .op import OPS, Attr, Op
 from .origin import Origin, Span
-from .print import SIDE, Text, side_name
-from .types import DTYPES, Array, TensorType, bf16
-
-MAX_ELEMENTS = 1 << 40
-MAX_RANK = 32
+from .print import SIDE, Text, attribute, side_name
+from .types import DTYPES, Array, DType, TensorType, bf16
+from .verify import BITS, POSSIBLE, is_possible
 
 
 class _MistakeError(Exception):
@@ -103,8 +101,8 @@ class _Builder(Transformer[Token, Module]):
         if name not in DTYPES:
             _fail(name, f"{name} is not an element type; one of {', '.join(DTYPES)}")
         result = TensorType(DTYPES[name], shape or ())
-        if min(result.shape, default=0) < 0 or result.rank > MAX_RANK or result.size > MAX_ELEMENTS:
-            _fail(name, f"{result} is not a possible shape\n  rule: up to {MAX_RANK} axes and 2**40 elements")
+        if not is_possible(result):
+            _fail(name, f"{result} is not a possible shape\n  rule: {POSSIBLE}")
         return result, _offset(name)
 
     def place(self, parts: list[Any]) -> tuple[Token, Token | None, int]:
@@ -280,7 +278,7 @@ class _Builder(Transformer[Token, Module]):
         module = Module(_name(parts[0]))
         for symbol, function in parts[1:]:
             if function.name in module.functions:
-                _fail(symbol, f"function @{function.name} appears twice")
+                _fail(symbol, f"function {symbol} appears twice")
             module.add(function)
         return module
 
@@ -310,9 +308,12 @@ def _free(token: Token, value: Any) -> Any:
 
 def _number(token: Token) -> int | float:
     try:
-        return int(token) if token.lstrip("-").isdigit() else float(token)
+        value = int(token) if token.lstrip("-").isdigit() else float(token)
     except ValueError:
         _fail(token, f"{token} is not a number")
+    if isinstance(value, int) and not -(1 << BITS - 1) <= value < 1 << BITS:
+        _fail(token, f"{token} is outside {BITS} bits")
+    return value
 
 
 def _attribute(attr: Attr, name: Token, value: Any, type: TensorType) -> Any:
@@ -325,7 +326,10 @@ def _attribute(attr: Attr, name: Token, value: Any, type: TensorType) -> Any:
         and str(value) in ("inf", "nan", "-inf")
     ):
         return float(value)
-    return _free(name, value)
+    result = _free(name, value)
+    if attr.kind == "dtype" and not isinstance(result, DType):
+        _fail(name, f"{attribute(result)} is not an element type; one of {', '.join(DTYPES)}")
+    return result
 
 
 def _element(token: Token, type: TensorType) -> Any:
@@ -422,7 +426,7 @@ def parse(text: str | Text, data: Mapping[str, Array] | None = None, *, file: st
         bad = error.orig_exc if isinstance(error, VisitError) else error
         if not isinstance(bad, _MistakeError):
             raise bad from None
-        raise ParseError(bad.message, origin=origin, offset=_offset(bad.token)) from None
+        raise ParseError(shortened(bad.message), origin=origin, offset=_offset(bad.token)) from None
     module.origin = origin
     return module
 
@@ -438,5 +442,5 @@ def _unexpected(error: UnexpectedInput, origin: Origin) -> ParseError:
     elif getattr(token, "type", "") == "$END":
         found, offset = "the end of the text", _offset(token)
     else:
-        found = repr(str(token))
+        found = repr(shortened(str(token), 80))
     return ParseError(f"{found} where one of these belongs: {' '.join(wanted)}", origin=origin, offset=offset)

@@ -93,9 +93,9 @@ def attribute(value: Any) -> str:
     if isinstance(value, Symbol):
         return "@" + quote(value)
     if isinstance(value, float):
-        return "nan" if value != value else repr(value)
+        return "nan" if value != value else repr(float(value))  # not a subclass's repr, such as NumPy's
     if isinstance(value, int):
-        return str(value)
+        return str(int(value))
     if isinstance(value, str):
         return json.dumps(value)
     if isinstance(value, DType):
@@ -140,7 +140,7 @@ class Names:
 
     def __init__(self, function: Function) -> None:
         self.of: dict[Value, str] = {}
-        self._taken: set[str] = set()
+        self._taken: set[str] = set()  # as printed: two names may have one text
         self._next: dict[str, int] = {}
         stateful = [v for v, _ in function.state()]
         for value in (*stateful, *function.arguments):
@@ -157,12 +157,12 @@ class Names:
                 count += 1
 
     def _name(self, value: Value, name: str) -> None:
-        chosen = name
+        chosen = quote(name)
         while chosen in self._taken:
             self._next[name] = self._next.get(name, 0) + 1
-            chosen = f"{name}_{self._next[name]}"
+            chosen = quote(f"{name}_{self._next[name]}")
         self._taken.add(chosen)
-        self.of[value] = "%" + quote(chosen)
+        self.of[value] = "%" + chosen
 
 
 def _type(value: Value, names: Names) -> str:

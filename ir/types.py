@@ -72,7 +72,7 @@ key = _dtype("key", "k", 64, np.uint32)  # an array of keys has one more axis: t
 
 DTYPES: dict[str, DType] = {d.name: d for d in (f16, bf16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64, bool_, key)}
 _FROM_NUMPY: dict[np.dtype[Any], DType] = {d.numpy: d for d in DTYPES.values() if d is not key}
-_SPELLINGS = {"float": f64, "float64": f64, "float32": f32, "float16": f16, "bfloat16": bf16}
+_SPELLINGS = {**{d.numpy.name: d for d in _FROM_NUMPY.values()}, **DTYPES, "float": f64}
 
 
 def dtype(spelling: Any) -> DType:
@@ -82,12 +82,8 @@ def dtype(spelling: Any) -> DType:
     """
     if isinstance(spelling, DType):
         return spelling
-    if isinstance(spelling, str) and spelling in DTYPES:
-        return DTYPES[spelling]
-    if isinstance(spelling, str) and spelling in _SPELLINGS:
-        return _SPELLINGS[spelling]
     try:
-        return _FROM_NUMPY[np.dtype(spelling)]
+        return _SPELLINGS[spelling] if isinstance(spelling, str) else _FROM_NUMPY[np.dtype(spelling)]
     except (TypeError, KeyError):
         raise TypeError(f"{spelling!r} is not an element type; one of {', '.join(DTYPES)}") from None
 

@@ -1,14 +1,54 @@
-"""The verifier: re-runs every type rule and checks definitions, roles, marks and symbols."""
+"""The verifier: re-runs every type rule and checks definitions, roles, marks and symbols.
+
+What it lets through, the text can hold: a verified module is equal to the one that its text is parsed to.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+import re
+from typing import Any, NoReturn, cast
 
-from .errors import IRError, VerifyError
-from .graph import ROLES, Function, Instruction, Module, Symbol, Value
+from .errors import IRError, VerifyError, shortened
+from .graph import ROLES, Function, Instruction, Module, Place, Symbol, Value
+from .literal import Literal
 from .op import Control
 from .origin import Span
-from .types import TensorType
+from .print import quote
+from .types import DType, TensorType
+
+MAX_ELEMENTS = 1 << 40
+MAX_RANK = 32
+MAX_LIST = 4 * MAX_RANK
+"""Of numbers in an attribute of an op: they are axes, or one or two for each axis."""
+BITS = 64
+"""Of an integer in an attribute."""
+POSSIBLE = f"up to {MAX_RANK} axes and 2**40 elements"
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,255}", re.ASCII)
+_OF_VALUE = {"arena": False, "alias": True, "state": True}
+
+
+def is_possible(type: TensorType) -> bool:
+    """Whether a tensor of the type may exist; empty axes do not make up for huge ones."""
+    if len(type.shape) > MAX_RANK:
+        return False
+    count = 1
+    for n in type.shape:
+        if n < 0:
+            return False
+        count *= n or 1
+    return count <= MAX_ELEMENTS
+
+
+def is_attribute(value: Any) -> bool:
+    """Whether an instruction or a function may hold the attribute value: all that text can hold, and no more."""
+    if isinstance(value, tuple):
+        items = cast(tuple[Any, ...], value)
+        return all(not isinstance(v, (tuple, Literal)) and is_attribute(v) for v in items)
+    if isinstance(value, int):
+        return -(1 << BITS - 1) <= value < 1 << BITS
+    if isinstance(value, Literal):
+        return value.type.dtype.kind != "k"
+    return isinstance(value, (float, str, DType))
 
 
 def verify(module: Module) -> None:
@@ -16,7 +56,9 @@ def verify(module: Module) -> None:
 
     Of IR that was read from text the error also shows the lines.
     """
-    for function in module:
+    for name, function in module.functions.items():
+        if name != function.name:
+            raise VerifyError(f"the module has function {_at(function.name)} under the name {_at(name)}")
         verify_function(function, module)
     _refuse_cycles(module)
 
@@ -35,7 +77,7 @@ def _refuse_cycles(module: Module) -> None:
             if state.get(name) == 1:
                 origin, span = module.origin, _span(module, module.functions[name])
                 raise VerifyError(
-                    f"function @{name} reaches itself through its kernels\n  rule: functions do not recurse",
+                    f"function {_at(name)} reaches itself through its kernels\n  rule: functions do not recurse",
                     origin=origin if span else None,
                     offset=span.name if span else 0,
                 )
@@ -50,18 +92,63 @@ def _span(module: Module | None, part: Any) -> Span | None:
     return module.origin.spans.get(part) if module is not None and module.origin is not None else None
 
 
+def _at(name: str) -> str:
+    return "@" + shortened(quote(name), 80)
+
+
+def _shown(value: Value) -> str:
+    return f"<%{'?' if value.name is None else shortened(quote(value.name), 80)}: {value.type}>"
+
+
+def _attributes_rule(i: Instruction) -> str:
+    """The rule that an instruction's attributes break, or nothing."""
+    given = dict(i.attrs)
+    try:
+        checked = i.op.attributes(given)
+    except TypeError as error:
+        return f"attributes fit the op ({error})"
+    if list(checked.items()) != list(given.items()) or list(map(type, checked.values())) != list(
+        map(type, given.values())
+    ):
+        return "attributes are complete and in the op's form"
+    for name, value in given.items():
+        if isinstance(value, Symbol) and i.op.attrs[name].kind != "symbol":
+            return f"attribute {name} is a string, not a symbol"
+        if isinstance(value, tuple) and len(given[name]) > MAX_LIST:
+            return f"attribute {name} has up to {MAX_LIST} numbers"
+        if not is_attribute(value):
+            return f"attribute {name} is no attribute value: integers have {BITS} bits, and there are no constant keys"
+    return ""
+
+
+def _heading_rule(function: Function) -> str:
+    """The rule that a function's attributes, or the number of its roles or marks, break, or nothing."""
+    if len(function.arguments) != len(function.roles) or len(function.results) != len(function.marks):
+        return "every argument has a role and every result a mark, or None"
+    for name, value in function.attrs.items():
+        if not _WORD.fullmatch(name):
+            return f"attribute {quote(name)} has a word for a name"
+        if isinstance(value, Literal) or not is_attribute(value):
+            return f"attribute {name} is a number of {BITS} bits, a bool, string, dtype, symbol or list of these"
+    return ""
+
+
+def _is_place(place: Place) -> bool:
+    return _OF_VALUE.get(place.kind) is (place.of is not None) and 0 <= place.offset < 1 << 63
+
+
 def verify_function(function: Function, module: Module | None = None) -> None:
     """Check one function; ``module`` resolves the functions it names."""
 
     def fail(rule: str, i: Instruction | None = None, *, operand: int = -1, type: int = -1) -> NoReturn:
-        where = f"in @{function.name}" + (f", {i.op.name} number {function.instructions.index(i)}" if i else "")
+        where = f"in {_at(function.name)}" + (f", {i.op.name} number {function.instructions.index(i)}" if i else "")
         span = _span(module, i or function)
         offset = 0
         if span is not None:
             parts = span.operands[operand : operand + 1] if operand >= 0 else span.types[type : type + 1]
             offset = parts[0] if (operand >= 0 or type >= 0) and parts else span.name
         raise VerifyError(
-            f"{where}: {rule}",
+            shortened(f"{where}: {rule}"),
             i.location if i else (),
             origin=module.origin if module is not None and span is not None else None,
             offset=offset,
@@ -69,30 +156,32 @@ def verify_function(function: Function, module: Module | None = None) -> None:
 
     known: set[Value] = set()
 
-    def place(value: Value, i: Instruction | None) -> None:
-        if value.place is not None and value.place.of is not None and value.place.of not in known:
-            fail(f"the place of {value!r} names a value defined before it", i)
+    def define(value: Value, i: Instruction | None, n: int) -> None:
+        if not is_possible(value.type):
+            fail(f"{value.type} is not a possible type\n  rule: {POSSIBLE}", i, type=n)
+        if value.place is None:
+            return
+        if not _is_place(value.place):
+            fail(f"the place of {_shown(value)} is arena+offset, alias(%value) or state(%argument)", i, type=n)
+        if value.place.of is not None and value.place.of not in known:
+            fail(f"the place of {_shown(value)} names a value defined before it", i, type=n)
 
-    if len(function.arguments) != len(function.roles) or len(function.results) != len(function.marks):
-        fail("every argument has a role and every result a mark, or None")
+    if rule := _heading_rule(function):
+        fail(rule)
     for value, role in zip(function.arguments, function.roles, strict=True):
         if value in known:
             fail("an argument appears once")
         if role is not None and role not in ROLES:
             fail(f"role {role!r} is one of {', '.join(ROLES)}")
         known.add(value)
-        place(value, None)
+        define(value, None, -1)
     for i in function.instructions:
         for n, o in enumerate(i.operands):
             if o not in known:
-                fail(f"operand {o!r} is defined before it is used", i, operand=n)
+                fail(f"operand {_shown(o)} is defined before it is used", i, operand=n)
         attrs: dict[str, Any] = dict(i.attrs)
-        if attrs or i.op.attrs:
-            try:
-                if i.op.attributes(attrs) != attrs:
-                    fail("attributes are complete and in the op's form", i)
-            except TypeError as error:
-                fail(f"attributes fit the op ({error})", i)
+        if (attrs or i.op.attrs) and (rule := _attributes_rule(i)):
+            fail(rule, i)
         if isinstance(i.op, Control):
             for body in i.op.bodies:
                 symbol = attrs.get(body)
@@ -108,12 +197,14 @@ def verify_function(function: Function, module: Module | None = None) -> None:
         except IRError as error:
             fail(error.message, i)
         results = i.results
-        if len(results) != len(types):
+        if len(results) != len(types) or not results:
             fail(f"{i.op.name} has {len(types)} results, not {len(results)}", i)
         for n, (r, t) in enumerate(zip(results, types, strict=True)):
             if r.type is not t and r.type != t:
                 fail(f"the result type is {t}, not {r.type}", i, type=n)
-            place(r, i)
+            if r in known:
+                fail(f"{_shown(r)} is defined once", i, type=n)
+            define(r, i, n)
         known.update(results)
         if len(set(results)) != len(results):
             fail("results are distinct values", i)
@@ -121,15 +212,15 @@ def verify_function(function: Function, module: Module | None = None) -> None:
     marked: set[tuple[str, Value]] = set()
     for n, (value, mark) in enumerate(zip(function.results, function.marks, strict=True)):
         if value not in known:
-            fail(f"result {value!r} is defined", type=n)
+            fail(f"result {_shown(value)} is defined", type=n)
         if mark is None:
             continue
         if mark.kind not in ("grad", "update") or mark.of not in roles:
             fail("a mark is grad or update of an argument", type=n)
         if mark.kind == "update" and roles[mark.of] in ("input", None):
-            fail(f"an update is of state, not of the {roles[mark.of] or 'kernel argument'} {mark.of!r}", type=n)
+            fail(f"an update is of state, not of the {roles[mark.of] or 'kernel argument'} {_shown(mark.of)}", type=n)
         if (mark.kind, mark.of) in marked:
-            fail(f"{mark.of!r} has one {mark.kind}", type=n)
+            fail(f"{_shown(mark.of)} has one {mark.kind}", type=n)
         marked.add((mark.kind, mark.of))
         if mark.of.type != value.type:
             fail(f"{mark.kind} of a {mark.of.type} has its type, not {value.type}", type=n)

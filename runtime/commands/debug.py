@@ -13,6 +13,7 @@ from typing import Any
 
 from ...backends import base
 from ...ir import IRError, Module, save
+from ...ir.errors import places_text
 from ...ir.print import quote
 from ...ir.types import Array
 from ...passes import PASSES
@@ -20,7 +21,7 @@ from .. import bisect as bisecting
 from .. import compare as comparing
 from .. import reduce as reducing
 from ..ir_file import argument_names, write_arrays
-from .diff import lines, places
+from .diff import lines
 from .listings import aligned
 from .modules import Given, backend_for, target
 from .settings import UsageError, choice, entry, note, write_module
@@ -97,7 +98,7 @@ def _report(found: comparing.Comparison, path: Path, name: str, backend: str, fo
     yield f"the first kernel that differs: {f.kernel}, made by {f.made_by}"
     yield f"  {f.op}"
     if f.location:
-        yield f"  {places(f.location, folder)}"
+        yield f"  {places_text(f.location, folder)}"
     if f.inside:
         yield f"  inside it: {f.inside}"
     yield f"  {_gap(f.gap, backend)}"
@@ -139,7 +140,7 @@ def _json(found: comparing.Comparison, folder: str | None) -> dict[str, Any]:
             "inside": f.inside,
             "made_by": f.made_by,
             "fault": f.fault,
-            "location": places(f.location, folder),
+            "location": places_text(f.location, folder),
             **gap(f.gap),
         },
     }
@@ -171,7 +172,7 @@ def bisect(path: Path, request: DebugRequest, given: Given) -> None:
         at = f"{done.at.op.name} : {done.at.results[0].type}"
         print(f"{where}: rewrite {done.number} of the pipeline, {done.rule} on {at}")
         if found.location:
-            print(f"  {places(found.location, folder)}")
+            print(f"  {places_text(found.location, folder)}")
         print(f"  with {done.number - 1} rewrites the results are the tape's; with {done.number}: {found.symptom}")
     if found.change is not None:
         print("  what it did:")

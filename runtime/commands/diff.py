@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ...ir import Diff, Difference, Location, Side
+from ...ir import Diff, Difference, Side
 from ...ir import diff as structural_diff
+from ...ir.errors import places_text
 from ...ir.print import quote
 from ..page import diff_page, view_page
 from .modules import Given, check_stage, opened
@@ -67,21 +67,9 @@ def view(path: Path, request: DiffRequest, given: Given) -> None:
     note(f"wrote {output}")
 
 
-def places(locations: tuple[Location, ...], base: str | None) -> str:
-    """Source lines, relative to a folder where they are below it."""
-    return ", ".join(_place(p, base) for p in locations)
-
-
-def _place(place: Location, base: str | None) -> str:
-    file = place.file
-    if base is not None and os.path.isabs(file) and Path(file).is_relative_to(base):
-        file = os.path.relpath(file, base)
-    return f"{file}:{place.line}" + (f' in "{place.module}"' if place.module else "")
-
-
 def _json(found: Diff, bases: tuple[str | None, str | None]) -> dict[str, Any]:
     def side(s: Side | None, base: str | None) -> dict[str, Any] | None:
-        return s and {"function": s.function, "text": s.text, "location": places(s.location, base)}
+        return s and {"function": s.function, "text": s.text, "location": places_text(s.location, base)}
 
     listed = [
         {"kind": d.kind, "what": d.what, "detail": d.detail, "a": side(d.a, bases[0]), "b": side(d.b, bases[1])}
@@ -103,7 +91,7 @@ def lines(found: Diff, bases: tuple[str | None, str | None] = (None, None)) -> I
 
 def _difference(d: Difference, bases: tuple[str | None, str | None]) -> Iterator[tuple[str, str]]:
     def shown(s: Side, base: str | None) -> str:
-        return s.text + (f"    {places(s.location, base)}" if s.location else "")
+        return s.text + (f"    {places_text(s.location, base)}" if s.location else "")
 
     if d.kind == "changed" and d.a is not None and d.b is not None:
         yield f"  ~ {d.what}: {d.detail}", d.kind
