@@ -188,6 +188,8 @@ class Tensor(Operators):
 
     def named(self, name: str) -> Tensor:
         """Give the value a name in IR text; returns the tensor.  An argument keeps the name its caller knows it by."""
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TraceError(f"named({name!r}): a name is a string", here())
         if self.value.owner is not None:
             self.value.name = name
         return self

@@ -64,6 +64,9 @@ class Diff:
 
 def diff(a: Module, b: Module) -> Diff:
     """The structural differences of two verified modules."""
+    for module in (a, b):
+        if not isinstance(module, Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"diff takes two modules, not {type(module).__name__}; Module(name, [function]) makes one")
     keys, found = Keys(), Diff()
     kernels: dict[tuple[str, str], _Call] = {}
     for f, g in _function_pairs(keys, a, b):

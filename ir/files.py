@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -25,7 +26,9 @@ _REFERENCE = re.compile(r"@sha256_")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all.  Raises ``OSError``."""
+    """Write a file that appears whole or not at all, and the folders above it.  Raises ``OSError``."""
+    if not path.name or path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
     _write_together({path: content})
 
 
@@ -123,12 +126,18 @@ def load(path: str | os.PathLike[str]) -> Module:
     """
     source = Path(path)
     try:
-        text = source.read_text("utf-8")
+        text = source.read_text("utf-8-sig")
     except OSError as error:
         raise IRError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise IRError(f"{path} is not IR text: it is not UTF-8") from None
-    return parse(text, _beside(source) if _REFERENCE.search(text) else {}, file=str(path)).verify()
+    if not _REFERENCE.search(text):
+        return parse(text, file=str(path)).verify()
+    side = side_file(source)
+    where = f"{side} does not hold them" if side.exists() else f"{side}, where they belong, is not there"
+    return parse(
+        text, _beside(source), file=str(path), missing=f"{where}\n  remedy: the file that was written with the text"
+    ).verify()
 
 
 def _beside(path: Path) -> dict[str, Array]:

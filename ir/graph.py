@@ -208,7 +208,12 @@ class Module:
         return Module(self.name, [f.clone() for f in self])
 
     def __getitem__(self, name: str) -> Function:
-        return self.functions[name.removeprefix("@")]
+        found = self.functions.get(name.removeprefix("@"))
+        if found is None:
+            raise KeyError(
+                f"module @{self.name} has no function {name!r}; it has {', '.join(self.functions) or 'none'}"
+            )
+        return found
 
     def __iter__(self) -> Iterator[Function]:
         return iter(self.functions.values())

@@ -66,11 +66,6 @@ def _integer(token: Any) -> int:
         _fail(token, f"{token} is not an integer")
 
 
-MISSING = (
-    "keep the .safetensors file that was written with the text beside it, under the text's name; in Python pass data="
-)
-
-
 class _List(list[Any]):
     """A bracketed list of scalar tokens."""
 
@@ -87,10 +82,11 @@ class _Builder(Transformer[Token, Module]):
         self.scope: dict[str | int, Value] = {}
         self.spans: dict[Any, Span] = {}
         self.data: Mapping[str, Array] = {}
+        self.missing = ""
 
-    def begin(self, origin: Origin, data: Mapping[str, Array]) -> None:
+    def begin(self, origin: Origin, data: Mapping[str, Array], missing: str) -> None:
         """Get ready for a text."""
-        self.scope, self.spans, self.data = {}, origin.spans, data
+        self.scope, self.spans, self.data, self.missing = {}, origin.spans, data, missing
 
     # Types and places
     def integers(self, parts: list[Token]) -> tuple[int, ...]:
@@ -236,7 +232,8 @@ class _Builder(Transformer[Token, Module]):
         wanted = _name(value)
         array = self.data.get(wanted)
         if array is None:
-            _fail(value, f"the elements of this constant are missing\n  remedy: {MISSING}")
+            _fail(value, f"the elements of this constant are missing: {self.missing}")
+        array = np.asarray(array)
         if type.dtype is bf16 and array.dtype == np.uint16:
             array = array.view(bf16.numpy)  # as files keep it
         if array.dtype != type.dtype.numpy or array.shape != type.shape or side_name(array, type) != wanted:
@@ -407,18 +404,26 @@ _KINDS: Mapping[str, str] = {
 }
 
 
-def parse(text: str | Text, data: Mapping[str, Array] | None = None, *, file: str = "<text>") -> Module:
+def parse(
+    text: str | Text,
+    data: Mapping[str, Array] | None = None,
+    *,
+    file: str = "<text>",
+    missing: str = "they are not in data=",
+) -> Module:
     """The module that IR text describes; verify it before use.
 
-    ``data`` holds the elements of large constants by name, as ``print`` gave them.  Raises ``ParseError`` with file, line,
-    column, a caret and the lines around.
+    ``data`` holds the elements of large constants by name, as ``print`` gave them; ``missing`` says of some that are not there why.
+    Raises ``ParseError`` with file, line, column, a caret and the lines around.
     """
+    if not isinstance(text, (str, Text)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"parse takes IR text, not {type(text).__name__}")
     source, beside = (text.text, text.data) if isinstance(text, Text) else (text, {})
     origin = Origin(source, file)
     parser, builder = _parser()
     try:
         with _LOCK:
-            builder.begin(origin, {**beside, **(data or {})})
+            builder.begin(origin, {**beside, **(data or {})}, missing)
             module = cast(Module, cast(Any, parser).parse(source))
     except UnexpectedInput as error:
         raise _unexpected(error, origin) from None

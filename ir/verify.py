@@ -97,7 +97,7 @@ def _at(name: str) -> str:
 
 
 def _shown(value: Value) -> str:
-    return f"<%{'?' if value.name is None else shortened(quote(value.name), 80)}: {value.type}>"
+    return f"%{'?' if value.name is None else shortened(quote(value.name), 80)}: {value.type}"
 
 
 def _attributes_rule(i: Instruction) -> str:

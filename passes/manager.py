@@ -179,17 +179,22 @@ class PassManager:
 class _Dumps:
     """Numbered files, one for each pass that changed something, and ``index.txt``, which also lists the others.
 
-    What an earlier run left under such names is removed first.
+    What the index of an earlier run lists is removed first; nothing else is.
     """
 
     def __init__(self, folder: Path, locations: bool, base: str | None) -> None:
         self.folder, self.locations, self.base = folder, locations, base
         self.lines: list[str] = []
+        index = folder / "index.txt"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for path in folder.iterdir():
-                if _DUMP.fullmatch(path.name):
-                    path.unlink()
+            listed = index.read_text("utf-8", errors="replace").splitlines() if index.exists() else []
+            earlier = [_LISTED.fullmatch(line) for line in listed]
+            if not all(earlier):
+                raise IRError(f"{index} is there and was not written by an earlier dump\n  remedy: another folder")
+            for match in filter(None, earlier):
+                for suffix in (".ir", ".safetensors"):
+                    (folder / f"{match[1]}{suffix}").unlink(missing_ok=True)
         except OSError as error:
             raise IRError(f"{folder} cannot be used for dumps: {error.strerror}") from None
 
@@ -197,11 +202,11 @@ class _Dumps:
         stem = f"{len(self.lines):02d}-{name}"
         if changed:
             save(module, self.folder / f"{stem}.ir", locations=self.locations, base=self.base)
-        self.lines.append(f"{stem}: {f'{count_ops(module)} ops' if changed else 'unchanged'}\n")
+        self.lines.append(f"{stem}: {f'{count_ops(module)} ops' if changed else 'unchanged'}\n")  # as _LISTED reads it
         write_atomically(self.folder / "index.txt", "".join(self.lines).encode())
 
 
-_DUMP = re.compile(r"\d{2,}-[a-z_]+\.(ir|safetensors)")
+_LISTED = re.compile(r"(\d{2,}-[a-z_]+): (?:\d+ ops|unchanged)")
 
 
 def per_function(run: Callable[..., Any]) -> Callable[[Module, Context], bool]:

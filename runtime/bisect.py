@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..backends.base import compile_module, get
@@ -11,6 +11,7 @@ from ..ir import Diff, IRError, Location, Module, diff
 from ..ir.types import Array
 from ..passes import PASSES, PIPELINES, Application, PassManager
 from .compare import FAILURES
+from .ir_file import checked
 from .reference import same_bits
 
 
@@ -47,6 +48,8 @@ class _Bisection:
     def __init__(self, module: Module, name: str, arrays: Sequence[Array], passes: Sequence[str]) -> None:
         self.module, self.name, self.arrays, self.passes = module, name, arrays, passes
         self.expected = self._run(module)
+        if isinstance(self.expected, str):
+            raise IRError(f"the tape itself gives no results to hold others against\n{self.expected}")
 
     def _run(self, module: Module) -> tuple[Array, ...] | str:
         try:
@@ -83,7 +86,7 @@ def _named(outcome: tuple[Array, ...] | str) -> str:
 def bisect(
     module: Module,
     name: str,
-    arrays: Sequence[Array],
+    arrays: Mapping[str, Array] | Sequence[Array],
     passes: Sequence[str] | None = None,
     *,
     backend: str = "compiled",
@@ -92,10 +95,11 @@ def bisect(
     """The pass and the rewrite after which a function computes something else, or fails; None if nothing does.
 
     The passes run with ever less fuel and the interpreter runs what they leave, so code generation has no part in it; it is asked
-    last, and only for the pipeline of the backend (``passes`` is None).
+    last, and only for the pipeline of the backend (``passes`` is None).  ``arrays`` are the arguments, by name or in order.
     """
+    given = checked(module[name], arrays)
     names = list(PIPELINES["planned"] if passes is None else passes)
-    search = _Bisection(module, name, arrays, names)
+    search = _Bisection(module, name, given, names)
     before = 0
     for number, pass_ in enumerate(names, 1):
         whole = search.trial(number, None)
@@ -104,7 +108,7 @@ def bisect(
         before = whole.manager.context.rewrites
     if passes is None:
         try:
-            found: tuple[Array, ...] | str = compile_module(get(backend), module, name, device).run(arrays)
+            found: tuple[Array, ...] | str = compile_module(get(backend), module, name, device).run(given)
         except FAILURES as error:
             found = f"{type(error).__name__}: {error}"
         symptom = search.symptom(found)

@@ -21,7 +21,7 @@ from ..ir.op import Composite, Contract, Control, Reduce, Scatter, Source, View
 from ..ir.print import Names, instruction
 from ..ir.types import Array, key
 from ..passes import Provenance
-from .ir_file import result_names
+from .ir_file import checked, result_names
 from .reference import grade, same_bits, ulp_apart, ulp_from, wide, wide_values
 
 GRADES = ("none", "rounding", "real")
@@ -121,24 +121,28 @@ def gap(tape: Array, program: Array, reference: Array | None, scale: float = 0.0
 def compare(
     module: Module,
     name: str,
-    arrays: Sequence[Array],
+    arrays: Mapping[str, Array] | Sequence[Array],
     *,
     backend: str = "compiled",
     device: str = "cpu",
     options: Mapping[str, Any] | None = None,
 ) -> Comparison:
-    """Run one function on the tape and on a backend, and find where they part.  Nothing is changed."""
+    """Run one function on the tape and on a backend, and find where they part.  Nothing is changed.
+
+    ``arrays`` are the arguments, by name or in order; raises ``DataError`` where they do not fit.
+    """
     function, chosen, provenance = module[name], get(backend), Provenance()
-    tape, error = _attempt(lambda: values_of(function, arrays, module))
+    given = checked(function, arrays)
+    tape, error = _attempt(lambda: values_of(function, given, module))
     program, other = _attempt(
         lambda: compile_module(chosen, module, function.name, device, {"provenance": provenance, **(options or {})})
     )
     results = None
     if program is not None:
-        results, other = _attempt(lambda: program.run(arrays))
+        results, other = _attempt(lambda: program.run(given))
     if tape is None or program is None or results is None:
         return Comparison("none" if error == other else "real", errors=(error, other))
-    done = Comparison("none", list(_results(function, tape, results, wide_values(function, arrays, module))))
+    done = Comparison("none", list(_results(function, tape, results, wide_values(function, given, module))))
     steps = program.steps()
     if steps is None:
         done.finding = _whole(chosen, device, module, function, tape, results)
@@ -146,7 +150,7 @@ def compare(
         done.kernels = len(steps.function.instructions)
         done.finding = _Search(chosen, device, function, module, tape, provenance, program, steps).first()
         if done.finding is None and any(r.gap.grade != "none" for r in done.results):
-            done.finding = _overwritten(steps, arrays, function, tape, provenance)
+            done.finding = _overwritten(steps, given, function, tape, provenance)
     grades = [r.gap.grade for r in done.results] + ([done.finding.gap.grade] if done.finding is not None else [])
     done.grade = max(grades, key=GRADES.index, default="none")
     return done

@@ -7,7 +7,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +36,9 @@ def entry_of(module: Module, name: str | None = None) -> Function:
         return roots[0]
     if name is None and "main" in module.functions:
         return module["main"]
-    listed = ", ".join(f"@{quote(f.name)}" for f in roots) or "none"
+    if not roots:
+        raise EntryError(f"module @{module.name} has no functions")
+    listed = ", ".join(f"@{quote(f.name)}" for f in roots)
     missing = (
         f"module @{module.name} has no function {name}" if name else f"module @{module.name} has several functions"
     )
@@ -65,17 +67,19 @@ def argument_names(function: Function) -> list[str]:
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     """The arrays of an ``.npz`` file.  Raises ``DataError``; no pickle is read."""
+    if not os.path.exists(path):
+        raise DataError(f"{path} is not there")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is no .npz archive\n  remedy: numpy.savez(path, x=array, ...) writes one")
+    name, arrays = "", dict[str, Array]()
     try:
-        loaded: Any = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} is one array; arguments are read by name from an .npz file")
-        archive = cast(Any, loaded)
-        with archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise DataError(f"{path} is not there") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not a readable .npz file: {error}") from None
+        with np.load(path, allow_pickle=False) as archive:
+            for name in archive.files:
+                arrays[name] = archive[name]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        of = f": array {name!r} cannot be read, or holds Python objects" if name else ""
+        raise DataError(f"{path} is not a readable .npz file{of}") from None
+    return arrays
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -130,6 +134,16 @@ def arguments(function: Function, given: Mapping[str, Array], seed: int = 0) -> 
         else np.broadcast_to(philox.key_of_seed(seed), v.type.array_shape).copy()
         for name, v in zip(names, function.arguments, strict=True)
     ]
+
+
+def checked(function: Function, arrays: Mapping[str, Array] | Sequence[Array]) -> list[Array]:
+    """The arrays of a function's arguments, given by name or in order.  Raises ``DataError`` where they do not fit."""
+    if isinstance(arrays, Mapping):
+        return arguments(function, arrays)
+    names = argument_names(function)
+    if len(arrays) != len(names):
+        raise DataError(f"@{function.name} takes {len(names)} arrays ({', '.join(names)}), not {len(arrays)}")
+    return [_fitted(n, np.asarray(a), v.type) for n, a, v in zip(names, arrays, function.arguments, strict=True)]
 
 
 def result_names(function: Function) -> list[str]:

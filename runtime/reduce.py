@@ -6,24 +6,29 @@ original function computes there; a function result that is gone is replaced by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..backends.eager.interpret import values_of
 from ..ir import Function, Instruction, IRError, Mark, Module, Symbol, Value
 from ..ir.types import Array
+from .ir_file import checked
 
 Holds = Callable[[Module, str, Sequence[Array]], bool]
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """What is left: a module, its function, arrays for its arguments, and how often the predicate was asked."""
+    """What is left: a module, its function, arrays for its arguments, and how often the predicate was asked.
+
+    ``interrupted``: Ctrl-C ended the search, and this is the smallest so far.
+    """
 
     module: Module
     function: str
     arrays: list[Array]
     trials: int
+    interrupted: bool = False
 
 
 class _Reducer:
@@ -114,7 +119,7 @@ class _Reducer:
         return list(dict.fromkeys([*self.results, *(r for i in self.kept for r in i.results if r not in used)]))
 
     def without(self, gone: Sequence[Instruction]) -> bool:
-        """Try to take ops away."""
+        """Try to take ops away.  Arguments are results only where nothing else is left."""
         dropped = set(gone)
         results: dict[Value, None] = {}
         pending = list(reversed(self.results))
@@ -124,7 +129,8 @@ class _Reducer:
                 pending.extend(reversed([o for o in v.owner.operands if o not in results]))
             elif v.owner is not None or v in self.results:
                 results[v] = None
-        return self.attempt([i for i in self.kept if i not in dropped], list(results))
+        operands = dict.fromkeys(o for i in gone for o in i.operands if o.owner is None)
+        return self.attempt([i for i in self.kept if i not in dropped], list(results or operands))
 
     def fewer_results(self) -> None:
         """Keep one result if one is enough, else leave out what can be left out."""
@@ -153,20 +159,24 @@ class _Reducer:
             size //= 2
 
 
-def reduce(module: Module, name: str, arrays: Sequence[Array] | None, holds: Holds) -> Reduced:
+def reduce(module: Module, name: str, arrays: Mapping[str, Array] | Sequence[Array] | None, holds: Holds) -> Reduced:
     """The smallest function found for which ``holds(module, function name, arrays)`` is true.
 
-    ``arrays`` are the function's arguments; without them the predicate gets none.  Raises ``IRError`` where it does not hold for the
-    function as it is.
+    ``arrays`` are the function's arguments, by name or in order; without them the predicate gets none.  Ctrl-C ends the search with
+    what is found.  Raises ``IRError`` where the predicate does not hold for the function as it is.
     """
-    given = list(arrays or ())
+    given = checked(module[name], arrays) if arrays is not None else []
     if not holds(module, name, given):
         raise IRError(f"the predicate does not hold for @{name} itself: there is nothing to reduce")
-    reducer = _Reducer(module, name, arrays, holds)
+    reducer = _Reducer(module, name, given if arrays is not None else None, holds)
     if not reducer.attempt(reducer.kept, reducer.results) and not reducer.attempt(reducer.kept, reducer.ends()):
         return Reduced(module, name, given, reducer.trials)
-    reducer.fewer_results()
-    while reducer.fewer_ops():
+    interrupted = False
+    try:
         reducer.fewer_results()
+        while reducer.fewer_ops():
+            reducer.fewer_results()
+    except KeyboardInterrupt:
+        interrupted = True
     assert reducer.best is not None
-    return Reduced(reducer.best[0], reducer.function.name, reducer.best[1], reducer.trials)
+    return Reduced(reducer.best[0], reducer.function.name, reducer.best[1], reducer.trials, interrupted)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...ir import Function, Instruction, Module, Op, philox
 from ...ir.composite import decomposition
-from ...ir.errors import IRError
+from ...ir.errors import BackendError, IRError
 from ...ir.graph import Value
 from ...ir.op import Composite, Contract, Control, Elementwise, Random32, Reduce, Scatter
 from ...ir.record import blame
@@ -108,6 +108,9 @@ def run_instruction(i: Instruction, arrays: Sequence[Array], module: Module | No
         return execute(i.op, types, i.attrs, arrays, i.results[0].type, module)
     except IRError as error:
         raise blame(error, i.op.name, types, i.location) from None
+    except MemoryError:
+        results = ", ".join(str(r.type) for r in i.results)
+        raise blame(BackendError(f"there is not enough memory for {results}"), i.op.name, types, i.location) from None
 
 
 def run(function: Function, arrays: Sequence[Array], module: Module | None = None) -> tuple[Array, ...]:

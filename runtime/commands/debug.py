@@ -24,7 +24,7 @@ from ..ir_file import argument_names, write_arrays
 from .diff import lines
 from .listings import aligned
 from .modules import Given, backend_for, target
-from .settings import UsageError, choice, entry, note, write_module
+from .settings import UsageError, check_output, choice, entry, note, write_module
 
 GRADES = {"none": "same bits", "rounding": "rounding-sized", "real": "a real difference"}
 FAULTS = {
@@ -186,6 +186,7 @@ def bisect(path: Path, request: DebugRequest, given: Given) -> None:
 @entry
 def reduce(path: Path, request: DebugRequest, given: Given) -> None:
     """Write the smallest IR for which ``test`` gives the same exit code, or ``compare`` the same kind of failure."""
+    check_output(request.output, path)
     module, name, arrays, folder = target(path, given, request.entry, request.mode, request.inputs)
     if request.test is not None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -193,10 +194,11 @@ def reduce(path: Path, request: DebugRequest, given: Given) -> None:
             found = reducing.reduce(module, name, arrays, holds)
     else:
         backend, device = _backend(request, given)
-        kind = comparing.compare(module, name, arrays, backend=backend, device=device).kind
-        if kind[0] == "none":
+        first = comparing.compare(module, name, arrays, backend=backend, device=device)
+        kind, both = first.kind, f" (both raise {first.errors[0]})" if first.errors[0] else ""
+        if first.grade == "none":
             raise IRError(
-                f"{backend} and the tape agree on @{quote(name)}: there is nothing to reduce\n  remedy: --test CMD"
+                f"{backend} and the tape agree on @{quote(name)}{both}: there is nothing to reduce\n  remedy: --test CMD"
             )
 
         def differs(candidate: Module, function: str, given: Sequence[Array]) -> bool:
@@ -204,7 +206,10 @@ def reduce(path: Path, request: DebugRequest, given: Given) -> None:
 
         found = reducing.reduce(module, name, arrays, differs)
     before, after = len(module[name].instructions), len(found.module[found.function].instructions)
-    note(f"{before} -> {after} op{'' if after == 1 else 's'}, in {found.trials} trials")
+    stopped = "interrupted; the smallest so far: " if found.interrupted else ""
+    note(f"{stopped}{before} -> {after} op{'' if after == 1 else 's'}, in {found.trials} trials")
+    if not after:
+        note("every op could go: the test does not tell this program from an empty one")
     write_module(found.module, request.output, locations=True, base=folder)
     if request.output is not None:
         inputs = request.output.with_suffix(".npz")

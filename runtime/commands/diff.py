@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from ...ir.errors import places_text
 from ...ir.print import quote
 from ..page import diff_page, view_page
 from .modules import Given, check_stage, opened
-from .settings import choice, entry, note, write_text
+from .settings import check_output, choice, entry, note, write_text
 
 COLOURS = {"added": "green", "removed": "red", "changed": "yellow"}
 
@@ -43,9 +44,10 @@ def _checked(request: DiffRequest) -> None:
 def diff(a: Path, b: Path, request: DiffRequest, given: Given) -> bool:
     """Print how two modules differ; returns whether they do.  ``output`` gets a page with both graphs."""
     _checked(request)
+    check_output(request.output, a, b)
     first, second = (opened(path, request.stage, given, request.entry, request.mode) for path in (a, b))
     found = structural_diff(first.module, second.module)
-    bases = (first.base, second.base)
+    bases = _bases(first.base, second.base)
     if request.json:
         print(json.dumps(_json(found, bases), indent=1))
     elif found:
@@ -57,12 +59,24 @@ def diff(a: Path, b: Path, request: DiffRequest, given: Given) -> bool:
     return bool(found)
 
 
+def _bases(a: str | None, b: str | None) -> tuple[str | None, str | None]:
+    """The folders that both sides' files are shown relative to: one that tells them apart."""
+    if a is None or b is None or a == b:
+        return a, b
+    try:
+        common = os.path.commonpath([a, b])
+    except ValueError:  # two drives
+        return None, None
+    return common, common
+
+
 @entry
 def view(path: Path, request: DiffRequest, given: Given) -> None:
     """Write a page with the graph of a module."""
     _checked(request)
-    module, base = opened(path, request.stage, given, request.entry, request.mode)
     output = request.output or Path(f"{path.stem}.html")
+    check_output(output, path)
+    module, base = opened(path, request.stage, given, request.entry, request.mode)
     write_text(view_page(module, base=base), output)
     note(f"wrote {output}")
 

@@ -69,6 +69,8 @@ class OptRequest:
 @entry
 def opt(path: Path, request: OptRequest) -> None:
     """Run passes on an IR file; what each did goes to standard error."""
+    if not request.passes:
+        raise UsageError("--passes names no pass; irc passes lists them")
     for name in request.passes:
         choice("--passes", name, list(PASSES))
     if request.fuel is not None and request.fuel < 0:
@@ -98,8 +100,11 @@ def _watch(module: Module, value: str) -> Callable[[Instruction, str], None]:
     if not found:
         raise UsageError(f"--why {value}: no op of {module.name} makes {wanted}")
 
+    said: set[str] = set()
+
     def why(i: Instruction, text: str) -> None:
-        if not found.isdisjoint(i.results):
+        if not found.isdisjoint(i.results) and text not in said:
+            said.add(text)
             note(f"{wanted}: {text}")
 
     return why

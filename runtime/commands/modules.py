@@ -53,6 +53,8 @@ def read_ir(path: Path) -> Module:
     """The verified module in an IR file.  Raises ``UsageError`` where it is not there, and the errors of its text."""
     if not path.is_file():
         raise UsageError(f"{path} is not a file")
+    if path.suffix == ".py":
+        raise UsageError(f"{path} is a model file, not IR text; irc dump {path} -o {path.stem}.ir writes its IR")
     return load(path)
 
 
@@ -65,7 +67,11 @@ def ir_stage(module: Module, stage: str, path: Path) -> Module:
     """An IR file's module at a stage; a file is taken as it is for ``traced``."""
     if stage not in PIPELINES:
         raise UsageError(f"--stage {stage}: of IR text ({path}) there are {', '.join(PIPELINES)}")
-    return lower(module, stage) if PIPELINES[stage] else module
+    if not PIPELINES[stage]:
+        return module
+    if module.origin is not None:
+        module.origin.locate(module)
+    return lower(module, stage)
 
 
 def setting_of(file: ModelFile, config: Config) -> Setting:
@@ -135,28 +141,35 @@ class ModelIR:
 
 def opened(path: Path, stage: str, given: Given, entry: str | None = None, mode: str | None = None) -> Opened:
     """A model file's entries, or an IR file, at a stage.  ``entry`` chooses one entry, or one function of the IR."""
+    entry = entry and entry.removeprefix("@")
     if is_ir(path):
         module = read_ir(path)
-        if entry is not None:
-            module = _only(module, entry)
+        if entry is not None or mode is not None:
+            module = _only(module, entry, mode, path)
         return Opened(ir_stage(module, stage, path), None)
-    if entry is not None:
-        choice("--entry", entry.removeprefix("@"), ENTRIES)
+    for known, one in ALL:  # the function's name is an entry and a mode
+        if entry == f"{known}_{one}" and mode in (None, one):
+            entry, mode = known, one
+    choice("--entry", entry, ENTRIES)
     model = ModelIR(path, given)
-    return Opened(model.module(model.entries(entry and entry.removeprefix("@"), mode), stage), model.base)
+    return Opened(model.module(model.entries(entry, mode), stage), model.base)
 
 
-def _only(module: Module, entry: str) -> Module:
-    """The module with just one function and what it names."""
-    try:
-        kept = Module(module.name, [entry_of(module, entry)])
-    except EntryError as error:
-        raise UsageError(str(error)) from None
-    pending = sorted(next(iter(kept)).symbols())
-    while pending:
-        name = pending.pop()
-        if name not in kept.functions:
-            pending.extend(sorted(kept.add(module[name]).symbols()))
+def _only(module: Module, entry: str | None, mode: str | None, path: Path) -> Module:
+    """The functions of one name, or of a model's entry, in one mode, and what they name."""
+    kept = Module(module.name)
+    for f in module:
+        named = entry is None or f.name in (entry, f"{entry}_train", f"{entry}_eval")
+        if named and (mode is None or f.attrs.get("mode", mode) == mode):
+            kept.functions.setdefault(f.name, f)
+            pending = sorted(f.symbols())
+            while pending:
+                name = pending.pop()
+                if name not in kept.functions:
+                    pending.extend(sorted(kept.add(module[name]).symbols()))
+    if not kept.functions:
+        wanted = " ".join(w for w in (entry and f"--entry {entry}", mode and f"--mode {mode}") if w)
+        raise UsageError(f"{wanted}: {path} has no such function; it has {', '.join(module.functions) or 'none'}")
     kept.origin = module.origin
     return kept
 
@@ -186,6 +199,8 @@ def target(path: Path, given: Given, entry: str | None, mode: str | None, inputs
             raise UsageError(f"--entry {chosen} --mode {mode}: a step trains; use --mode train")
         module = model.module([(chosen, mode)], "traced")
         return Target(module, next(iter(module.functions)), model.arrays(module, chosen, mode), model.base)
+    if inputs is not None and not inputs.is_file():
+        raise UsageError(f"--inputs {inputs} is not a file")
     module = read_ir(path)
     if module.origin is not None:
         module.origin.locate(module)

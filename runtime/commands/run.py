@@ -15,7 +15,7 @@ from ...ir.errors import DataError
 from ...ir.print import quote
 from ..ir_file import EntryError, arguments, entry_of, listed, read_arrays, run_steps, shown, write_arrays
 from .modules import Given, backend_for, is_ir, read_ir
-from .settings import UsageError, entry
+from .settings import UsageError, check_output, entry
 from .train import train
 
 IR_FLAGS = ("backend", "device", "seed", "numerics", "steps")
@@ -80,6 +80,9 @@ def _run_ir(path: Path, request: RunRequest, given: Given) -> dict[str, Any]:
             )
     if flags.get("numerics", "exact") != "exact":
         raise UsageError(f"--numerics {flags['numerics']}: it is exact")
+    if request.inputs is not None and not request.inputs.is_file():
+        raise UsageError(f"--inputs {request.inputs} is not a file")
+    check_output(request.outputs, path)
     backend, device = backend_for(flags)
     module = read_ir(path)
     if module.origin is not None:

@@ -87,6 +87,16 @@ def open_model(path: Path, arguments: Sequence[str]) -> ModelFile:
     return load(path, arguments)
 
 
+def check_output(output: Path | None, *inputs: Path) -> None:
+    """Raise ``UsageError`` for an output that is a folder or one of the inputs, before any work is done."""
+    if output is None:
+        return
+    if not output.name or output.is_dir():
+        raise UsageError(f"{output} is a folder; the output is a file")
+    if any(output.exists() and path.exists() and output.samefile(path) for path in inputs):
+        raise UsageError(f"{output} would replace the input; choose another name")
+
+
 def write_text(text: str, output: Path | None) -> None:
     """Text to a file, or to standard output.  Raises ``IRError`` where the file cannot be written."""
     if output is None:

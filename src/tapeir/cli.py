@@ -46,7 +46,10 @@ Set = Annotated[
 GivenFlags = Callable[..., Given]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 AfterAll = Annotated[
-    Path | None, typer.Option(help="Folder for a numbered dump after each pass that changed something.")
+    Path | None,
+    typer.Option(
+        help="Folder for a numbered dump after each pass that changed something, and index.txt. Of IR stages after traced."
+    ),
 ]
 Output = Annotated[
     Path | None,
@@ -88,7 +91,7 @@ def _usage(call: Callable[[], Any]) -> Any:
     except UsageError as error:
         raise typer.BadParameter(str(error)) from None
     except KeyboardInterrupt:
-        print("interrupted: what was not saved or checkpointed is gone", file=sys.stderr)
+        print("interrupted: what was not written before is gone", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
@@ -282,7 +285,8 @@ def reduce(
         str | None,
         typer.Option(
             metavar="CMD",
-            help="Keep this command's exit code; {} is the candidate's file, {inputs} its arguments. Default: what compare finds.",
+            help="Keep this command's exit code. No shell runs it; {} is the candidate's file (else it comes last), "
+            "{inputs} its arguments. Default: what compare finds.",
         ),
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds the command may take.")] = 60.0,
@@ -310,7 +314,8 @@ def opt(
     after_all: AfterAll = None,
     verify_each: Annotated[bool, typer.Option("--verify-each", help="Verify after every pass.")] = False,
     why: Annotated[
-        str | None, typer.Option(metavar="%VALUE", help="Print every rule that looked at a value and why it declined.")
+        str | None,
+        typer.Option(metavar="%VALUE", help="Print what rewrites, decompose, fold, cse and dce said of a value's op."),
     ] = None,
     fuel: Annotated[int | None, typer.Option(help="Apply at most N rewrites.")] = None,
     locations: Locations = False,

@@ -96,7 +96,8 @@ def test_a_missing_side_file(tmp_path: Path) -> None:
     path = saved(tmp_path)
     side_file(path).unlink()
     with pytest.raises(
-        ParseError, match=r"the elements of this constant are missing\n  remedy: keep the \.safetensors"
+        ParseError,
+        match=r"the elements of this constant are missing: .*\.safetensors, where they belong, is not there\n  remedy",
     ) as caught:
         ir.load(path)
     assert (caught.value.file, caught.value.line) == (str(path), 3)
@@ -300,3 +301,8 @@ def test_writing_atomically_replaces_the_whole_file(tmp_path: Path) -> None:
     write_atomically(path, b"long content")
     write_atomically(path, b"new")
     assert files(path.parent) == {"a": b"new"}
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    (tmp_path / "bom.ir").write_bytes(b"\xef\xbb\xbfmodule @m {}\r\n")
+    assert ir.load(tmp_path / "bom.ir") == Module("m")

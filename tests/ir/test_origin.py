@@ -200,7 +200,7 @@ POINTS: dict[str, tuple[str, tuple[int, int], str, str]] = {
     ),
     "a mark": (
         function_text("return %x, %x", results="f32[4] grad(%x), f32[4] grad(%x)"),
-        (2, 48), "f32[4] grad(%x)", "<%x: f32[4]> has one grad",
+        (2, 48), "f32[4] grad(%x)", "%x: f32[4] has one grad",
     ),
     "an update of an input": (function_text("return %x", results="f32[4] update(%x)"), (2, 31), "f32[4]", "an update is of state"),
     "a mark of another type": (

@@ -83,13 +83,13 @@ def _foreign_constant(m: Module, f: Function) -> None:
 
 
 CASES: list[tuple[str, Edit, str]] = [
-    ("use before definition", _swap, "in @f, fused number 0: operand <%?: f32[4]> is defined before it is used"),
+    ("use before definition", _swap, "in @f, fused number 0: operand %?: f32[4] is defined before it is used"),
     (
         "foreign operand",
         lambda m, f: _operand(m, f, f.arguments[0], m["k"].arguments[0]),
-        "add number 0: operand <%?: f32[4]> is",
+        "add number 0: operand %?: f32[4] is",
     ),
-    ("removed argument", _drop_argument, "in @f, add number 0: operand <%w: f32[4]> is defined before it is used"),
+    ("removed argument", _drop_argument, "in @f, add number 0: operand %w: f32[4] is defined before it is used"),
     ("too few operands", lambda m, f: _operand(m, f, f.arguments[0]), "add number 0: add takes 2 operands, not 1"),
     (
         "operand shape",
@@ -148,7 +148,7 @@ CASES: list[tuple[str, Edit, str]] = [
     (
         "undefined result",
         lambda m, f: f.results.__setitem__(0, Value(f32[4], "y")),
-        "in @f: result <%y: f32[4]> is defined",
+        "in @f: result %y: f32[4] is defined",
     ),
     (
         "unknown mark",

@@ -83,12 +83,20 @@ def test_models_with_files_of_the_same_names_beside_them(folder: Path) -> None:
     done = irc(folder, "diff", "old/model.py", "new/model.py")
     assert done.code == 1
     assert "f32[8, 4] -> f32[9, 4]" in done.out
+    for name in ("old", "new"):
+        (folder / name / "model.py").write_text(MODEL.replace("0.2", "0.2" if name == "old" else "0.4"))
+    done = irc(folder, "diff", "old/model.py", "new/model.py", "--entry", "forward_train")
+    assert f"old/model.py:{RELU_LINE}" in done.out, "places tell the two apart"
+    assert f"new/model.py:{RELU_LINE}" in done.out
 
 
 def test_diff_of_text_with_a_model_and_of_one_function(folder: Path) -> None:
     assert irc(folder, "dump", "tiny.py", "--entry", "loss", "-o", "loss.ir").code == 0
-    assert irc(folder, "diff", "loss.ir", "tiny.py", "--entry", "loss_train").code == 2
-    assert irc(folder, "diff", "loss.ir", "loss.ir", "--entry", "@loss_train").code == 0
+    for entry in (["loss", "--mode", "train"], ["loss_train"], ["@loss_train"]):
+        done = irc(folder, "diff", "loss.ir", "tiny.py", "--entry", *entry)
+        assert (done.code, done.out, done.err) == (0, "", "")
+    text = fails(folder, "diff", "loss.ir", "tiny.py", "--entry", "forward", code=2)
+    assert "--entry forward: loss.ir has no such function; it has loss_train" in " ".join(text.split())
     done = irc(folder, "diff", "loss.ir", "tiny.py")
     assert done.code == 1
     assert [line for line in done.out.splitlines() if line.startswith("  + func")]
@@ -129,6 +137,14 @@ def test_pages(folder: Path) -> None:
     assert "@k0" in (folder / "tiny.html").read_text()
     assert irc(folder, "view", "m.ir", "-o", "m.html").code == 0
     assert "cannot be written" in fails(folder, "view", "m.ir", "-o", "m.html/x.html")
+    for command in (
+        ["view", "m.ir", "-o", "."],
+        ["diff", "m.ir", "n.ir", "--html", "."],
+        ["reduce", "m.ir", "-o", "."],
+    ):
+        assert "is a folder" in fails(folder, *command, code=2)
+    assert "would replace the input" in " ".join(fails(folder, "view", "m.ir", "-o", "m.ir", code=2).split())
+    assert "is a model file" in fails(folder, "opt", "tiny.py", "--passes", "cse", code=2)
 
 
 # compare, bisect, reduce
@@ -182,6 +198,11 @@ def test_a_planted_rewrite_is_found(folder: Path) -> None:
 def test_nothing_to_find(folder: Path) -> None:
     assert "there is nothing to bisect" in fails(folder, "bisect", "tiny.py", "--entry", "forward")
     assert "there is nothing to reduce" in fails(folder, "reduce", "m.ir")
+    (folder / "labels.py").write_text(MODEL.replace("np.arange(30) % 3", "np.arange(30) % 3 + 3"))
+    assert "is out of range" in fails(folder, "bisect", "labels.py")
+    assert "both raise OutOfRangeError" in fails(folder, "reduce", "labels.py")
+    done = irc(folder, "compare", "labels.py")
+    assert (done.code, done.out.splitlines()[-1]) == (0, "both raise the same error")
 
 
 def test_reduce_by_a_command(folder: Path) -> None:
@@ -194,6 +215,8 @@ def test_reduce_by_a_command(folder: Path) -> None:
     (folder / "r.ir").write_text(text)
     done = irc(folder, "reduce", "r.ir", "--test", f"{sys.executable} has_exp.py {{}}", "--entry", "@main")
     assert [i.op.name for i in tp.parse(done.out)["main"].instructions] == ["exp"]
+    done = irc(folder, "reduce", "r.ir", "--test", "true")
+    assert "does not tell this program from an empty one" in done.err
     (folder / "slow.py").write_text("import time\ntime.sleep(60)\n")
     done = irc(folder, "reduce", "r.ir", "--test", f"{sys.executable} slow.py", "--timeout", "0.2")
     assert "the command ends with timeout; that is kept" in done.err
@@ -209,12 +232,19 @@ def test_large_constants_go_beside_the_text(folder: Path) -> None:
     assert irc(folder, "dump", "table.py", "-o", "t.ir", "--stage", "optimized", "--after-all", "steps").code == 0
     assert "data = @sha256_" in (folder / "t.ir").read_text()
     assert (folder / "t.safetensors").exists()
-    assert irc(folder, "diff", "t.ir", "table.py", "--stage", "optimized", "--entry", "forward").code in (0, 2)
+    assert (
+        irc(folder, "diff", "t.ir", "table.py", "--stage", "optimized", "--entry", "forward", "--mode", "train").code
+        == 0
+    )
     assert (folder / "steps" / "00-input.safetensors").exists()
     assert irc(folder, "opt", "t.ir", "--passes", "dce").out == tp.parse(inline).verify().__str__()
     (folder / "t.safetensors").unlink()
     text = fails(folder, "check", "t.ir")
-    assert "the elements of this constant are missing" in text
+    assert "the elements of this constant are missing: t.safetensors, where they belong, is not there" in text
+    assert irc(folder, "dump", "table.py", "-o", "u.ir").code == 0
+    (folder / "u.safetensors").rename(folder / "t.safetensors")
+    (folder / "t.ir").write_text((folder / "t.ir").read_text().replace("@sha256_", "@sha256_0"))
+    assert "t.safetensors does not hold them" in fails(folder, "check", "t.ir")
     assert "t.ir:" in text
 
 
@@ -225,9 +255,18 @@ def test_after_all_lists_every_pass(folder: Path) -> None:
         assert names == ["00-input.ir", "01-cse.ir", "03-dce.ir", "index.txt"]
         index = (folder / "steps" / "index.txt").read_text().splitlines()
         assert index == ["00-input: 4 ops", "01-cse: 3 ops", "02-cse: unchanged", "03-dce: 2 ops", "04-fold: unchanged"]
-    (folder / "steps" / "mine.ir").write_text("kept")
+    for name in ("mine.ir", "07-old.ir", "12-weights.safetensors"):
+        (folder / "steps" / name).write_text("kept")
     assert irc(folder, "opt", "m.ir", "--passes", "dce", "--after-all", "steps").code == 0
-    assert sorted(p.name for p in (folder / "steps").iterdir()) == ["00-input.ir", "01-dce.ir", "index.txt", "mine.ir"]
+    assert sorted(p.name for p in (folder / "steps").iterdir()) == [
+        "00-input.ir", "01-dce.ir", "07-old.ir", "12-weights.safetensors", "index.txt", "mine.ir",
+    ]  # fmt: skip
+    (folder / "notes").mkdir()
+    (folder / "notes" / "index.txt").write_text("my index\n")
+    assert "was not written by an earlier dump" in fails(
+        folder, "opt", "m.ir", "--passes", "dce", "--after-all", "notes"
+    )
+    assert (folder / "notes" / "index.txt").read_text() == "my index\n"
 
 
 def test_opt_says_why(folder: Path) -> None:

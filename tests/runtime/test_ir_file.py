@@ -20,6 +20,7 @@ from tapeir.ir.types import bf16
 from tapeir.runtime.ir_file import (
     EntryError,
     arguments,
+    checked,
     entry_of,
     example_arrays,
     read_arrays,
@@ -145,6 +146,17 @@ def test_arguments_fit_or_are_refused(type: str, array: Any, fits: bool) -> None
             arguments(function, {"a": array})
 
 
+def test_arrays_by_name_or_in_order() -> None:
+    function = parse(TAKE)["f"]
+    x, i = np.arange(4.0), np.array([1, 2])
+    for given_ in ({"i": i, "x": x}, [x, i], (x, i)):
+        assert [a.dtype.name for a in checked(function, given_)] == ["float32", "int64"]
+    with pytest.raises(DataError, match=r"@f takes 2 arrays \(x, i\), not 1"):
+        checked(function, [x])
+    with pytest.raises(DataError, match=r"argument x is f32\[4\], not an array of shape \[5\]"):
+        checked(function, [np.ones(5), i])
+
+
 def test_keys_come_from_the_seed() -> None:
     function = parse(STEP)["step"]
     given_ = {"x": np.zeros(4), "w": np.zeros(4), "seen": np.array(0), "optimizer/step": np.array(0)}
@@ -232,10 +244,14 @@ def test_bad_inputs(folder: Path) -> None:
     np.savez(folder / "object.npz", x=np.array([{}], object))
     assert "remedy: --inputs FILE.npz" in fails(folder, "run", "step.ir", code=2)
     for name, words in (
-        ("none.npz", "is not there"), ("text.npz", "is not a readable .npz file"), ("one.npy", "is one array"),
-        ("object.npz", "is not a readable .npz file"),
+        ("text.npz", "is no .npz archive"), ("one.npy", "is no .npz archive"), ("object.npz", "array 'x' cannot be read"),
     ):  # fmt: skip
         assert words in fails(folder, "run", "step.ir", "--inputs", name)
+        assert "pickle" not in fails(folder, "run", "step.ir", "--inputs", name)
+    assert "is not a file" in fails(folder, "run", "step.ir", "--inputs", "none.npz", code=2)
+    assert "is a folder" in fails(folder, "run", "step.ir", "--inputs", "in.npz", "--outputs", ".", code=2)
+    (folder / "empty.ir").write_text("module @m {}")
+    assert "has no functions" in fails(folder, "run", "empty.ir", code=2)
     text = fails(folder, "run", "take.ir", "--inputs", "in.npz")
     assert "@f needs i: i64[2]; given are x, w" in text
 

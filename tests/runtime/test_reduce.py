@@ -82,6 +82,20 @@ def test_without_arrays_and_with_kernels() -> None:
     found.module.verify()
 
 
+def test_ctrl_c_keeps_the_smallest_so_far() -> None:
+    asked: list[int] = []
+
+    def holds(module: Module, name: str, arrays: Sequence[Array]) -> bool:
+        asked.append(len(module[name].instructions))
+        if len(asked) == 5:
+            raise KeyboardInterrupt
+        return "exp" in names(module, name)
+
+    found = reduce(chain("neg", "sin", "tanh", "abs", "exp", "floor"), "main", None, holds)
+    assert found.interrupted
+    assert "exp" in names(found.module)
+
+
 def test_nothing_to_reduce() -> None:
     with pytest.raises(IRError, match="does not hold for @main itself"):
         reduce(chain("sin"), "main", None, lambda m, f, a: False)
