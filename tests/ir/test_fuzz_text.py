@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 from module_strategies import ODD_NAMES, TOKEN, modules, tokens
+from texts import function_text
 
 from tapeir.ir import DTYPES, OPS, Module, ParseError, VerifyError, parse, print_module
 from tapeir.ir.errors import TextError
@@ -195,10 +196,6 @@ def noise(random: Random) -> str:
 
 
 # Text of any size
-
-
-def function_text(body: str, arguments: str = "%x: f32[4] input", results: str = "f32[4]") -> str:
-    return f"module @m {{\nfunc @f({arguments}) -> ({results}) {{\n{body}\n}}\n}}\n"
 
 
 def _listed(n: int, item: Callable[[int], str], joint: str = ", ") -> str:
