@@ -21,7 +21,8 @@ Bound = Callable[..., tuple[Array, ...]]
 class Steps(Protocol):
     """A compiled program run kernel by kernel: ``function`` is what it was made from, and each of its instructions a kernel.
 
-    ``write`` and ``read`` reach the memory in which the program itself keeps a value; ``run`` runs its own code for one instruction.
+    ``write`` and ``read`` reach the memory in which the program itself keeps a value; ``run`` runs its own code for one instruction, and
+    ``kernel`` is the name of that code in ``Executable.kernels`` (of an instruction without code, its op's).
     """
 
     function: Function
@@ -31,6 +32,8 @@ class Steps(Protocol):
     def read(self, value: Value) -> Array: ...
 
     def run(self, i: Instruction) -> None: ...
+
+    def kernel(self, i: Instruction) -> str: ...
 
 
 class Executable:

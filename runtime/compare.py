@@ -147,7 +147,7 @@ def compare(
     if steps is None:
         done.finding = _whole(chosen, device, module, function, tape, results)
     else:
-        done.kernels = len(steps.function.instructions)
+        done.kernels = len(program.kernels)
         done.finding = _Search(chosen, device, function, module, tape, provenance, program, steps).first()
         if done.finding is None and any(r.gap.grade != "none" for r in done.results):
             done.finding = _overwritten(steps, given, function, tape, provenance)
@@ -235,7 +235,7 @@ class _Search:
                     made_by = self.provenance.last_pass(v) or "traced"
                     at = v.owner.location if v.owner is not None else i.location
                     text = instruction(i, self.names)
-                    return Finding(_kernel_name(i, self.steps.function), text, made_by, "pass", difference, at)
+                    return Finding(_kernel_name(i, self.steps), text, made_by, "pass", difference, at)
         return None
 
     def _kernel(self, i: Instruction) -> Finding | None:
@@ -291,11 +291,11 @@ class _Search:
         origins = [self.traced[r] for r in i.results if r in self.traced]
         replaced = next(filter(None, map(self.provenance.last_pass, origins)), "traced")
         made_by = "plan" if fault == "memory" else self.provenance.made_by.get(i, replaced)
-        kernel, text = _kernel_name(i, self.steps.function), instruction(i, self.names)
+        kernel, text = _kernel_name(i, self.steps), instruction(i, self.names)
         return Finding(kernel, text, made_by, fault, difference, i.location, inside)
 
     def _inside(self, kernel: Function | None, body: Mapping[Value, Array] | None) -> str:
-        """The op of a kernel's body whose code alone, or with what is before it, gives another result."""
+        """The op of a kernel's body whose code, compiled alone, gives another result."""
         if kernel is None or body is None:
             return ""
         return _op_that_differs(self.backend, self.device, kernel, self.planned, body)[0]
@@ -306,10 +306,8 @@ def _interpreted(i: Instruction, operands: Sequence[Array], module: Module | Non
         return run_instruction(i, list(operands), module)
 
 
-def _kernel_name(i: Instruction, function: Function) -> str:
-    if isinstance(i.op, Control):
-        return f"@{i.attrs[i.op.bodies[0]]}"
-    return f"{i.op.name}_{function.instructions.index(i)}"
+def _kernel_name(i: Instruction, steps: Steps) -> str:
+    return f"@{i.attrs[i.op.bodies[0]]}" if isinstance(i.op, Control) else steps.kernel(i)
 
 
 def _single(i: Instruction, module: Module | None) -> Module:
@@ -377,7 +375,7 @@ def _overwritten(
                 place = f"{names.of[o]} at {o.place} was overwritten before this read it"
                 made_by = "plan" if o.place is not None else "traced"
                 return Finding(
-                    _kernel_name(i, steps.function),
+                    _kernel_name(i, steps),
                     instruction(i, names),
                     made_by,
                     "memory",

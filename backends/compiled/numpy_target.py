@@ -53,6 +53,8 @@ class NumpyProgram(Executable):
         self._names = Names(function)
         self._fails: list[Callable[[Array], IRError]] = []
         self._lines: dict[Instruction, tuple[int, int]] = {}
+        self.kernel_of: dict[Instruction, str] = {}
+        """The name in ``kernels`` of every instruction that has code."""
         self._state: State | None = None
         kernels.blas()
         self._generate()
@@ -180,7 +182,8 @@ class NumpyProgram(Executable):
             self._out.body.pop()
         else:
             lines = [f"{p.file}:{p.line}" for p in i.location]
-            self.kernels[f"{op.name}_{len(self.kernels)}"] = [op.name, *lines]
+            name = self.kernel_of[i] = f"{op.name}_{len(self.kernels)}"
+            self.kernels[name] = [op.name, *lines]
 
     def _source(self, op: Source, i: Instruction) -> Ref | Number:
         array = op.literal(**i.attrs)
@@ -453,6 +456,7 @@ class _NumpySteps:
 
     def __init__(self, program: NumpyProgram) -> None:
         self.function = program.function
+        self._kernels = program.kernel_of
         self._run, self._array = program.taken_apart()
 
     def write(self, value: Value, array: Array) -> None:
@@ -466,6 +470,9 @@ class _NumpySteps:
     def run(self, i: Instruction) -> None:
         with np.errstate(all="ignore"):
             self._run(i)
+
+    def kernel(self, i: Instruction) -> str:
+        return self._kernels.get(i, i.op.name)
 
 
 def _calls() -> dict[str, Any]:
