@@ -44,6 +44,8 @@ class Executable:
     """
 
     source: str = ""
+    commits: bool = False
+    """Whether a bound call itself makes the new state current (it then wrote it in place)."""
     memory: int = 0
     compile_seconds: float = 0.0
 

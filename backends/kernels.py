@@ -1,25 +1,28 @@
-"""The NumPy kernel table: the one implementation of every pinned op on a CPU without native code.
+"""Kernel tables: the one implementation of every pinned op on a CPU.
 
-Tape, interpreter, folding and compiled programs all call these entries, so they agree bit for bit.  Entries are keyed by
-scalar primitive, reduction or ``contract``, and dtype, never by op.  An elementwise entry is called as
-``entry(*operands, out, *scratch)``: ``out`` may be one of the operands, scratch arrays have the result's shape, and operands of
-pinned entries are row-major contiguous.
+``table()`` is the one in use: native code where llvmlite is there (``backends/native``), else NumPy's.  Tape, interpreter, folding and compiled
+programs all call its entries, so they agree bit for bit.  Entries are keyed by scalar primitive, reduction or ``contract``, and dtype,
+never by op.  An elementwise entry is called as ``entry(*operands, out, *scratch)``: ``out`` may be one of the operands, scratch arrays
+have the result's shape, and operands of pinned entries are row-major contiguous.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from ..ir import types
 from ..ir.types import Array, DType
+from ..passes.loops import grouped
 
 Call = Callable[..., Any]
 
@@ -243,19 +246,23 @@ def primitive(name: str, operand: DType, result: DType) -> Kernel:
     return Kernel(UFUNCS[name].__name__, UFUNCS[name])
 
 
-REDUCTIONS: dict[str, Call] = {
-    "sum": np.add.reduce, "max": np.maximum.reduce, "min": np.minimum.reduce, "argmax": np.argmax,
-}  # fmt: skip
+def _sum(x: Array, out: Array) -> None:
+    np.add.reduce(x, 1, out.dtype, out)
 
 
-def reduce(combine: str, x: Array, out: Array) -> None:
-    """Combine ``x``, contiguous ``[outer, n, inner]``, over its middle axis into ``out``, ``[outer, inner]``."""
-    if combine == "sum":
-        REDUCTIONS[combine](x, 1, out.dtype, out)
-    elif combine == "argmax":
-        REDUCTIONS[combine](x, 1, out)
-    else:
-        REDUCTIONS[combine](x, 1, None, out)
+def _max(x: Array, out: Array) -> None:
+    np.maximum.reduce(x, 1, None, out)
+
+
+def _min(x: Array, out: Array) -> None:
+    np.minimum.reduce(x, 1, None, out)
+
+
+def _argmax(x: Array, out: Array) -> None:
+    np.argmax(x, 1, out)
+
+
+REDUCTIONS: dict[str, Call] = {"sum": _sum, "max": _max, "min": _min, "argmax": _argmax}
 
 
 def rows(array: Array) -> Array:
@@ -268,15 +275,6 @@ def rows(array: Array) -> Array:
         strides.append(step)
         step *= n
     return array if array.strides == tuple(strides[::-1]) else np.array(array, order="C")
-
-
-def grouped(rank: int, axes: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """The axes of a reduction as (outer, reduced, inner); the order of all is unchanged where the reduced are neighbours."""
-    kept = tuple(a for a in range(rank) if a not in axes)
-    if axes and axes != tuple(range(axes[0], axes[-1] + 1)):
-        return kept, axes, ()
-    outer = tuple(a for a in kept if not axes or a < axes[0])
-    return outer, axes, kept[len(outer) :]
 
 
 def arranged(x: Array, axes: tuple[int, ...]) -> Array:
@@ -340,8 +338,12 @@ def is_blocked(m: int, k: int, n: int, batches: int, floating: bool) -> bool:
     return floating and batches == 1 and m >= 64 and m * k * n >= BLOCK_WORK
 
 
-def contract(a: Array, b: Array, out: Array) -> None:
-    """``out = a @ b`` over the last two axes.  ``a`` and ``b`` are contiguous or such an array with the last two axes swapped."""
+def contract(a: Array, b: Array, out: Array, transpose_a: bool = False, transpose_b: bool = False) -> None:
+    """``out = a @ b`` over the last two axes, each operand's swapped where its flag says so; all are row-major contiguous."""
+    if transpose_a:
+        a = a.swapaxes(-1, -2)
+    if transpose_b:
+        b = b.swapaxes(-1, -2)
     m, k = a.shape[-2:]
     if a.ndim == 2 and is_blocked(m, k, b.shape[-1], 1, a.dtype.kind == "f"):
         cut = (m // 2 + 15) // 16 * 16
@@ -355,6 +357,71 @@ def contract(a: Array, b: Array, out: Array) -> None:
                 first.result()
         return
     np.matmul(a, b, out)
+
+
+class Table:
+    """NumPy's kernel table, and what another one must offer."""
+
+    name = "numpy"
+
+    @property
+    def description(self) -> str:
+        """What its bits depend on."""
+        return f"NumPy; products by {blas().description}"
+
+    def primitive(self, name: str, operand: DType, result: DType) -> Kernel:
+        """The entry of a scalar primitive for its first data operand's dtype and its result's."""
+        return primitive(name, operand, result)
+
+    def reduction(self, combine: str, dtype: DType) -> Call:
+        """``entry(x, out)``: combines ``x``, contiguous ``[outer, n, inner]``, over its middle axis into ``out``, ``[outer, inner]``."""
+        return REDUCTIONS[combine]
+
+    def contract(self, dtype: DType) -> Call:
+        """``entry(a, b, out, transpose_a, transpose_b)``: the matrix product."""
+        blas()
+        return contract
+
+
+_current: list[Table] = []
+_reason: list[str | None] = []
+
+
+def _choose() -> tuple[Table, str | None]:
+    if os.environ.get("TAPEIR_NATIVE") == "0":
+        return Table(), "TAPEIR_NATIVE=0"
+    if find_spec("llvmlite") is None:
+        return Table(), "llvmlite is not installed (pip install llvmlite)"
+    from .native import blas as native_blas
+    from .native.table import NativeTable
+
+    reason = native_blas.unavailable()
+    return (NativeTable(), None) if reason is None else (Table(), reason)
+
+
+def table() -> Table:
+    """The kernel table in use; chosen once a process."""
+    if not _current:
+        chosen, reason = _choose()
+        _current.append(chosen)
+        _reason.append(reason)
+    return _current[-1]
+
+
+def fallback_reason() -> str | None:
+    """Why the table in use is NumPy's; None when it is native."""
+    return _reason[0] if table() and table().name == "numpy" and _reason else None
+
+
+@contextmanager
+def using(chosen: Table) -> Generator[None]:
+    """Inside the block another table is in use; for comparing tables."""
+    table()
+    _current.append(chosen)
+    try:
+        yield
+    finally:
+        _current.pop()
 
 
 def flat_index(index: Array, base: Array, inner: int, out: Array) -> None:

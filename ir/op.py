@@ -409,12 +409,16 @@ class Contract(Op):
 
 
 class Source(Op):
-    """A result that depends on attributes alone.  Lowering rule: ``literal(**attrs)``, its elements."""
+    """A result that depends on attributes alone.  Lowering rule: ``literal(**attrs)``, its elements.
+
+    Where ``element(s, index, **attrs)`` is stated, ``index(axis)`` being an i64 scalar, a kernel computes them itself.
+    """
 
     lowering = ("literal",)
     arity = 0
     rounding = "correct"
     literal: Callable[..., Array]
+    element: Callable[..., Any] | None = None
 
     def eval(self, xp: Namespace, **attrs: Any) -> Array:
         return self.literal(**attrs)

@@ -7,6 +7,7 @@ each primitive in ``emit``, and thereby lowers every op without knowing any of t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from . import types
@@ -59,6 +60,10 @@ class ScalarBuilder(ABC):
     def abs(self, a: Scalar) -> Scalar:
         return self.emit("abs", (a,), a.dtype)
 
+    def fma(self, a: Scalar, b: Scalar, c: Scalar) -> Scalar:
+        """``a * b + c``, rounded once."""
+        return self.emit("fma", (a, b, c), a.dtype)
+
     def sqrt(self, a: Scalar) -> Scalar:
         return self.emit("sqrt", (a,), a.dtype)
 
@@ -110,6 +115,10 @@ class ScalarBuilder(ABC):
     def bits(self, a: Scalar, dtype: DType) -> Scalar:
         """The same bits as another dtype of the same width; the operand is never NaN."""
         return self.emit("bits", (a,), dtype)
+
+    def rare(self, condition: Scalar, common: Scalar, function: Callable[..., Scalar], *arguments: Scalar) -> Scalar:
+        """``function(self, *arguments)`` where ``condition``, else ``common``; a builder may branch round the function."""
+        return self.select(condition, function(self, *arguments), common)
 
     # Pinned: one implementation a device, in its kernel table.
     def exp(self, a: Scalar) -> Scalar:

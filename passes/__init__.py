@@ -8,8 +8,10 @@ from .dce import dce
 from .decompose import decompose
 from .fold import fold
 from .fuse import fuse
+from .inline import inline
 from .manager import Application, Context, Pass, PassManager, Provenance, Record
 from .plan import plan
+from .update import update
 
 PASSES: dict[str, Pass] = {
     "canonicalize": canonicalize,  # local rewrites that keep every bit
@@ -17,21 +19,27 @@ PASSES: dict[str, Pass] = {
     "fold": fold,  # ops on constants become constants
     "cse": cse,  # equal ops are computed once
     "dce": dce,  # ops nobody uses go away
-    "fuse": fuse,  # groups become kernels: one optimiser rule over all parameters
+    "update": update,  # one kernel for the optimiser rule of all parameters
+    "fuse": fuse,  # groups of ops become kernels: map, row and column nests of loops
+    "inline": inline,  # kernels become ops again, for a target without loops of its own
     "plan": plan,  # every value gets a place
 }
 
 OPTIMIZE = ("canonicalize", "decompose", "fold", "canonicalize", "cse", "dce")
+FUSE = (*OPTIMIZE, "update", "cse", "dce", "fuse", "dce")
 PIPELINES: dict[str, tuple[str, ...]] = {
     "traced": (),
     "optimized": OPTIMIZE,
-    "fused": (*OPTIMIZE, "fuse", "cse", "dce"),
-    "planned": (*OPTIMIZE, "fuse", "cse", "dce", "plan"),
+    "fused": FUSE,
+    "planned": (*FUSE, "plan"),
 }
-VERSION = 1
+NUMPY = (*OPTIMIZE, "inline", "update", "cse", "dce", "plan")
+"""What leads to a program of array calls: only updates are kernels."""
+VERSION = 2
 """Changes whenever a pipeline may give other IR for the same input."""
 
 __all__ = [
+    "NUMPY",
     "PASSES",
     "PIPELINES",
     "VERSION",

@@ -1,190 +1,588 @@
 """fuse: groups of ops become ``fused`` ops, each naming a kernel function of the same module.
 
-Class ``update``: where the new values of several parameters come from one rule of elementwise ops, the rule runs once.
-For leaves ``a_1, ..., a_n`` and an elementwise rule ``f``::
+A kernel is one nest of loops over ``outer x n x inner`` elements (``passes/loops.py``).  Its class is ``map`` where nothing is reduced,
+``row`` where trailing axes are (softmax, layer norm), ``column`` where leading ones are (gradients of biases and scales).
 
-    f(a_1, b_1), ..., f(a_n, b_n)  is  the slices of  f(concat(a_1, ..., a_n), concat(b_1, ..., b_n))
-
-Each leaf is reshaped flat and padded with zeros to the alignment of state buffers; plan makes these moves aliases.  Only ops
-with one possible answer take part, so bits do not change.
+One walk over the ops in order puts each into the group of one of its operands, or a new one.  Views are index maps: every kernel has its own
+copies, and nothing moves.  An op joins a group if it runs over the same elements (or over the group's reduced ones) and reads the
+group's values where they are made.  Groups are ordered by depth: what depends on a group is deeper, so an op may join a group when all
+it reads elsewhere is shallower; no path is ever searched.  A cheap producer (``CLONED_COST``) that reads at most one array of its own size is
+computed again by each kernel that needs it instead of being stored.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..ir import Builder, Function, GraphBuilder, Instruction, Location, Module, Symbol, Value
-from ..ir.literal import Literal
-from ..ir.op import OPS, Elementwise
-from ..ir.types import DType, TensorType
+from ..ir import Function, GraphBuilder, Instruction, Location, Module, Symbol, Value
+from ..ir.composite import can_fail
+from ..ir.op import (
+    OPS,
+    Contract,
+    Control,
+    Elementwise,
+    Gather,
+    Join,
+    Key,
+    Layout,
+    Random32,
+    Reduce,
+    Scatter,
+    Source,
+    View,
+)
+from ..ir.types import Shape, key
+from .loops import Nest, Unfit, are_neighbours, split_of
 from .manager import Context, Pass
-from .plan import padded
 from .rewrite import splat_of
 
-MAX_DEPTH = 64
-Column = tuple[Value, ...]
+MEMBERS = 64
+CLONED_COST = 2
+SINGLE_ROW = 1 << 13
+"""A reduction of everything joins only groups up to this size: one row is not shared by threads."""
+JOINED = 4
+UNFIT = "it is no nest of loops"
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
-    """Parameters of one dtype with the same slots, and for each of ``param`` and the slots their new values."""
+    """Ops that become one kernel: over ``size`` elements, of which reductions leave those of ``split``'s outer and inner part."""
 
-    parameters: list[Value] = field(default_factory=list[Value])
-    columns: dict[str, list[int]] = field(
-        default_factory=dict[str, list[int]]
-    )  # positions among the function's results
+    size: int
+    depth: int
+    split: Shape | None = None
+    members: list[Instruction] = field(default_factory=list[Instruction])
+    reduced: set[Value] = field(default_factory=set[Value])
+    consumed: bool = False
+    joins: bool = False
+    into: Group | None = None
+
+    @property
+    def kept(self) -> int:
+        """Elements left by the reductions."""
+        return self.split[0] * self.split[2] if self.split else -1
 
 
-def _groups(function: Function) -> list[Group]:
-    updates = {m.of: n for n, m in enumerate(function.marks) if m is not None and m.kind == "update"}
-    slots: dict[str, dict[str, int]] = {}
-    for value, role in function.state():
-        name = value.name or ""
-        if role == "optimizer" and value in updates and name.count("/") >= 2:
-            _, slot, path = name.split("/", 2)
-            slots.setdefault(path, {})[slot] = updates[value]
-    groups: dict[tuple[DType, tuple[str, ...]], Group] = {}
-    for value, role in function.state():
-        if role != "param" or value not in updates or not value.type.dtype.floating:
+def _find(group: Group) -> Group:
+    while group.into is not None:
+        group = group.into
+    return group
+
+
+def _view_layout(i: Instruction, layout: Layout | None) -> Layout | None:
+    return None if layout is None else i.op.layout(layout, **i.attrs)  # type: ignore[attr-defined]
+
+
+def _is_plain(layout: Layout | None, size: int) -> bool:
+    """Whether a view shows all elements of its source in their order."""
+    return layout is not None and layout.is_contiguous and layout.offset == 0 and math.prod(layout.shape) == size
+
+
+def _spreads(layout: Layout | None, split: Shape) -> bool:
+    """Whether a view shows the results of a reduction at every element that they came from."""
+    if layout is None or layout.offset:
+        return False
+    expected: list[int] = []
+    sizes, step, part = list(split), 1, 2
+    left = sizes[2]
+    for n in reversed(layout.shape):
+        while part > 0 and left == 1:
+            part -= 1
+            left = sizes[part]
+        if n == 1:
+            expected.append(0)
             continue
-        own = {"param": updates[value]}
-        for slot, position in slots.get(value.name or "", {}).items():
-            if function.results[position].type == value.type:
-                own[slot] = position
-        group = groups.setdefault((value.type.dtype, tuple(own)), Group())
-        group.parameters.append(value)
-        for column, position in own.items():
-            group.columns.setdefault(column, []).append(position)
-    return [g for g in groups.values() if len(g.parameters) > 1]
+        if left % n:
+            return False
+        expected.append(0 if part == 1 else step)
+        step *= 1 if part == 1 else n
+        left //= n
+    return all(n == 1 or s == e for n, s, e in zip(layout.shape, layout.strides, reversed(expected), strict=True))
 
 
-def _scalar_source(value: Value) -> Value | None:
-    """The 0-d value that a value repeats, if it does."""
-    if not value.type.rank:
-        return value
-    owner = value.owner
-    if owner is not None and owner.op.name == "broadcast_to" and not owner.operands[0].type.rank:
-        return owner.operands[0]
-    return None
+class Fuser:
+    """Groups the ops of one function and rewrites it."""
+
+    def __init__(self, module: Module, function: Function, context: Context) -> None:
+        self.module, self.function, self.context = module, function, context
+        self.group_of: dict[Instruction, Group] = {}
+        self.depths: dict[Instruction, int] = {}
+        self.users: dict[Value, list[Instruction]] = {}
+        self.sources: dict[Value, tuple[Value, Layout | None]] = {}
+        self.cloned: dict[Value, tuple[Value, ...] | None] = {}
+        self.position = {i: n for n, i in enumerate(function.instructions)}
+        for i in function.instructions:
+            for o in i.operands:
+                self.users.setdefault(o, []).append(i)
+        self.returned = set(function.results)
+
+    # What ops are
+
+    def source(self, v: Value) -> tuple[Value, Layout | None]:
+        """The value behind a chain of views, and how ``v`` lies in its memory (None where it would have to move)."""
+        if v not in self.sources:
+            i = v.owner
+            if i is not None and isinstance(i.op, View) and i not in self.group_of:
+                source, layout = self.source(i.operands[0])
+                self.sources[v] = source, _view_layout(i, layout)
+            else:
+                self.sources[v] = v, Layout.contiguous(v.type.shape)
+        return self.sources[v]
+
+    def _moves(self, i: Instruction) -> bool:
+        """Whether a view must be copied: someone reads its result in rows, and it does not lie so."""
+        result = i.result
+        _, layout = self.source(result)
+        if layout is not None and layout.is_contiguous:
+            return False
+        if self.source(result)[0].owner is not None and isinstance(self.source(result)[0].owner.op, Source):  # type: ignore[union-attr]
+            return False
+        return result in self.returned or any(
+            isinstance(u.op, (Contract, Scatter, Gather, Control, Key))
+            or (isinstance(u.op, Join) and not self._is_joinable(u))
+            for u in self.users.get(result, ())
+        )
+
+    def _is_joinable(self, i: Instruction) -> bool:
+        if len(i.operands) > JOINED or any(isinstance(u.op, Control) for u in self.users.get(i.result, ())):
+            return False
+        if i.op.name == "pad" and any(
+            u.op.name == "concat" and any(isinstance(w.op, Control) for w in self.users.get(u.result, ()))
+            for u in self.users.get(i.result, ())
+        ):
+            return False
+        blocks = i.op.blocks(tuple([o.type for o in i.operands]), **i.attrs)  # type: ignore[attr-defined]
+        return all(s == 1 for b in blocks for s in b.step)
+
+    def _is_compute(self, i: Instruction) -> bool:
+        """Whether an op can be part of a kernel."""
+        op = i.op
+        if i.result.type.size == 0 or any(o.type.size == 0 for o in i.operands):
+            return False
+        if isinstance(op, View):
+            return self._moves(i)
+        if isinstance(op, Reduce):
+            return op.combine in ("sum", "max", "min") and are_neighbours(i.attrs["axes"])
+        if isinstance(op, Join):
+            return self._is_joinable(i)
+        if isinstance(op, Gather):
+            layout = self.source(i.operands[0])[1]
+            return layout is not None and layout.is_contiguous
+        if isinstance(op, Elementwise):
+            return not can_fail(i, self.module)
+        return isinstance(op, Random32)
+
+    def _clone_leaves(self, v: Value) -> tuple[Value, ...] | None:
+        """What a cheap producer reads, if it is to be computed again by each kernel that needs it."""
+        if v not in self.cloned:
+            self.cloned[v] = self._find_leaves(v)
+        return self.cloned[v]
+
+    def _find_leaves(self, v: Value) -> tuple[Value, ...] | None:
+        cost, pending, leaves = 0, [v], dict[Value, None]()
+        while pending:
+            x, _ = self.source(pending.pop())
+            i = x.owner
+            if i is not None and isinstance(i.op, Source):
+                continue
+            if i is None or i not in self.group_of:
+                leaves[x] = None
+                continue
+            simple = isinstance(i.op, Elementwise) and i.op.rounding == "correct" and i.op.name not in ("div", "sqrt")
+            cost += 1
+            if not simple or cost > CLONED_COST:
+                return None
+            pending += i.operands
+        large = [x for x in leaves if x.type.size >= v.type.size]
+        return tuple(leaves) if len(large) <= 1 and v.type.size > 1 else None
+
+    # Grouping
+
+    def _depth(self, v: Value) -> int:
+        source, _ = self.source(v)
+        i = source.owner
+        if i is None:
+            return 0
+        return _find(self.group_of[i]).depth if i in self.group_of else self.depths.get(i, 0)
+
+    def _outside(self, i: Instruction, inside: set[Group]) -> list[Value]:
+        """The values that an op reads from outside of some groups."""
+        found: list[Value] = []
+        for o in i.operands:
+            source, _ = self.source(o)
+            owner = source.owner
+            if owner is not None and owner in self.group_of:
+                if _find(self.group_of[owner]) in inside:
+                    continue
+                found += self._clone_leaves(source) or (source,)
+            else:
+                found.append(source)
+        return found
+
+    def _consume(self, values: Iterable[Value]) -> None:
+        for v in values:
+            i = self.source(v)[0].owner
+            if i is not None and i in self.group_of:
+                _find(self.group_of[i]).consumed = True
+
+    def _reads_in_place(self, i: Instruction, inside: set[Group], size: int, split: Shape | None, full: bool) -> bool:
+        """Whether an op meets the values of some groups, taken as one, where they are made."""
+        for o in i.operands:
+            source, layout = self.source(o)
+            owner = source.owner
+            if owner is None or owner not in self.group_of:
+                continue
+            group = _find(self.group_of[owner])
+            if group not in inside:
+                continue
+            reduced = source in group.reduced
+            if isinstance(i.op, (Join, View)):
+                return False
+            if full and reduced:
+                if split is None or not _spreads(layout, split):
+                    return False
+            elif full != (not reduced) or not _is_plain(layout, source.type.size):
+                return False
+        return True
+
+    def _candidates(self, i: Instruction) -> list[Group]:
+        found: dict[Group, None] = {}
+        for o in i.operands:
+            owner = self.source(o)[0].owner
+            if owner is not None and owner in self.group_of:
+                found[_find(self.group_of[owner])] = None
+        return sorted(found, key=lambda g: -g.depth)
+
+    def _place(self, i: Instruction) -> None:
+        """Put an op into a group."""
+        op, candidates = i.op, self._candidates(i)
+        split = split_of(i) if isinstance(op, Reduce) else None
+        for first in candidates:
+            together = [first]
+            for other in candidates:
+                if other is not first and self._can_merge(together, other):
+                    together.append(other)
+            while together:
+                if self._try(i, together, split):
+                    return
+                together.pop()
+        depth = 1 + max((self._depth(v) for v in self._outside(i, set())), default=0)
+        size = math.prod(split) if split else i.result.type.size
+        group = Group(size, depth, split, joins=isinstance(op, Join))
+        self._consume(self._outside(i, set()))
+        self._add(i, group, split is not None)
+
+    def _add(self, i: Instruction, group: Group, reduced: bool) -> None:
+        group.members.append(i)
+        self.group_of[i] = group
+        self.sources.pop(i.result, None)
+        if reduced:
+            group.reduced.add(i.result)
+
+    def _can_merge(self, together: Sequence[Group], other: Group) -> bool:
+        low, high = sorted((max(together, key=lambda g: g.depth), other), key=lambda g: g.depth)
+        if low.depth != high.depth and low.consumed:
+            return False
+        sizes = {g.size for g in (*together, other)}
+        splits = {g.split for g in (*together, other) if g.split}
+        return len(sizes) == 1 and len(splits) <= 1
+
+    def _try(self, i: Instruction, together: Sequence[Group], split: Shape | None) -> bool:
+        """Add an op to some groups, making them one, if that is possible."""
+        inside = set(together)
+        size = together[0].size
+        known = next((g.split for g in together if g.split), None)
+        gather_row = isinstance(i.op, Gather) and self.source(i.operands[0])[0].owner in self.group_of  # type: ignore[comparison-overlap]
+        if isinstance(i.op, Reduce):
+            assert split is not None
+            if math.prod(split) != size or known not in (None, split) or any(g.joins for g in together):
+                return False
+            if split[0] * split[2] == 1 and size > SINGLE_ROW:
+                return False
+            full, known = True, split
+        elif gather_row and _find(self.group_of[self.source(i.operands[0])[0].owner]) in inside:  # type: ignore[index]
+            return self._try_pick(i, inside, known)
+        else:
+            n = i.result.type.size
+            full = n == size and not (
+                known is not None and known[1] == 1 and any(self._owns_reduced(o, inside) for o in i.operands)
+            )
+            if not full and not (known is not None and n == known[0] * known[2]):
+                return False
+            if isinstance(i.op, (Join, Random32)) and (known is not None or not full):
+                return False
+        if not self._reads_in_place(i, inside, size, known, full):
+            return False
+        return self._join(i, together, known, isinstance(i.op, Reduce) or not full)
+
+    def _owns_reduced(self, o: Value, inside: set[Group]) -> bool:
+        source, layout = self.source(o)
+        return any(source in g.reduced for g in inside) and _is_plain(layout, source.type.size)
+
+    def _try_pick(self, i: Instruction, inside: set[Group], split: Shape | None) -> bool:
+        """A gather of one element of each row that a row kernel computes."""
+        walk = i.op.walk(tuple([o.type for o in i.operands]), **i.attrs)  # type: ignore[attr-defined]
+        source, layout = self.source(i.operands[0])
+        index_owner = self.source(i.operands[1])[0].owner
+        if index_owner is not None and index_owner in self.group_of and _find(self.group_of[index_owner]) in inside:
+            return False
+        if split != (walk.outer, walk.size, 1) or walk.count != 1 or walk.inner != 1 or walk.shared:
+            return False
+        if any(source in g.reduced for g in inside) or not _is_plain(layout, source.type.size):
+            return False
+        return self._join(i, list(inside), split, True)
+
+    def _join(self, i: Instruction, together: Sequence[Group], split: Shape | None, reduced: bool) -> bool:
+        outside = self._outside(i, set(together))
+        need = 1 + max((self._depth(v) for v in outside), default=0)
+        depth = max(g.depth for g in together)
+        if need > depth and any(g.consumed for g in together):
+            return False
+        if sum(len(g.members) for g in together) >= MEMBERS:
+            return False
+        group = together[0]
+        for other in together[1:]:
+            other.into = group
+            group.members += other.members
+            group.reduced |= other.reduced
+            group.consumed |= other.consumed
+            group.joins |= other.joins
+        group.depth, group.split = max(need, depth), split
+        group.joins |= isinstance(i.op, Join)
+        self._consume(outside)
+        self._add(i, group, reduced)
+        return True
+
+    def run(self) -> bool:
+        """Rewrite the function; whether anything was fused."""
+        for i in self.function.instructions:
+            if isinstance(i.op, (Source,)):
+                continue
+            if len(i.results) == 1 and self._is_compute(i):
+                self._place(i)
+            elif not isinstance(i.op, View):
+                self.depths[i] = 1 + max((self._depth(o) for o in i.operands), default=0)
+                self._consume(i.operands)
+        return _Rewriter(self).run()
 
 
-class _Rule:
-    """Builds the kernel of one group: what the columns have in common becomes ops, the rest its arguments."""
+@dataclass(eq=False)
+class _Kernel:
+    """A kernel in the making: its ops in order, what it reads and what it gives."""
 
-    def __init__(self, group: Group) -> None:
-        self.group = group
-        self.shapes = [p.type.shape for p in group.parameters]
-        self.unit = group.parameters[0].type.dtype.bits // 8
-        self.sizes = [padded(p.type.size, self.unit) for p in group.parameters]
-        self.kernel = GraphBuilder()
-        self.build = Builder(self.kernel)
-        self.leaves: list[Column | Value] = []
-        self.made: dict[Column | Value, Value] = {}
-        self.locations: dict[Location, None] = {}
-        self.ops = 0
+    group: Group
+    ops: list[Instruction]
+    arguments: list[Value]
+    results: list[Value]
 
-    def flat(self, dtype: DType) -> TensorType:
-        return TensorType(dtype, (sum(self.sizes),))
 
-    def _argument(self, leaf: Column | Value, type: TensorType) -> Value:
-        value = self.made[leaf] = self.kernel.argument(type)
-        self.leaves.append(leaf)
-        return value
+class _Rewriter:
+    """Puts fused ops in place of groups."""
 
-    def _common(self, column: Column) -> list[Column] | None:
-        """The operand columns, where all values come from one elementwise op of their parameter's shape."""
-        owners = [v.owner for v in column]
-        first = owners[0]
-        if first is None or not isinstance(first.op, Elementwise) or first.op.rounding != "correct":
+    def __init__(self, fuser: Fuser) -> None:
+        self.fuser, self.function, self.module = fuser, fuser.function, fuser.module
+        self.groups = list({_find(g): None for g in fuser.group_of.values()})
+
+    def run(self) -> bool:
+        unfit: set[Group] = set()
+        while True:
+            kernels = self._cut_all(unfit)
+            worthwhile = {k: self._refusal(k) for k in kernels}
+            new = {k.group for k, reason in worthwhile.items() if reason == UNFIT}
+            if not new:
+                break
+            unfit |= new
+        fused: dict[Instruction, _Kernel] = {}
+        for kernel in sorted(kernels, key=lambda k: self.fuser.position[k.ops[-1]]):
+            if worthwhile[kernel] is None and self.fuser.context.spend("fuse", kernel.ops[-1]):
+                fused.update(dict.fromkeys(kernel.group.members, kernel))
+        if fused:
+            self._rebuild(fused)
+        return bool(fused)
+
+    def _cut_all(self, unfit: set[Group]) -> list[_Kernel]:
+        """Kernels of all groups that can be one.  Deepest first: what a kernel reads is known before those that make it are cut out."""
+        needed = self._needed(unfit)
+        found = [self._cut(g, needed) for g in sorted(self.groups, key=lambda g: -g.depth) if g not in unfit]
+        # A producer that is computed again may be as deep as its reader: what is needed is then known in a second round.
+        before = len(needed)
+        found = [self._cut(g, needed) for g in sorted(self.groups, key=lambda g: -g.depth) if g not in unfit]
+        assert len(needed) >= before
+        return [k for k in found if k is not None]
+
+    def _needed(self, unfit: set[Group]) -> set[Value]:
+        """Values that must be in memory whatever the kernels: read by ops that are no part of one, or returned."""
+        fuser = self.fuser
+        needed = {fuser.source(v)[0] for v in self.function.results}
+        for i in self.function.instructions:
+            inside = i in fuser.group_of and _find(fuser.group_of[i]) not in unfit
+            if not inside and not isinstance(i.op, View):
+                needed.update(fuser.source(o)[0] for o in i.operands)
+            elif inside and can_fail(i, self.module):
+                needed.add(i.result)
+            elif not inside and i in fuser.group_of:
+                needed.update(fuser.source(o)[0] for o in i.operands)
+        return needed
+
+    def _cut(self, group: Group, needed: set[Value]) -> _Kernel | None:
+        """The ops of a kernel, from what is needed of it back to what it reads; adds that to ``needed``."""
+        fuser = self.fuser
+        results = [i.result for i in sorted(group.members, key=fuser.position.__getitem__) if i.result in needed]
+        if not results:
             return None
-        for owner, shape in zip(owners, self.shapes, strict=True):
-            if owner is None or owner.op is not first.op or owner.attrs != first.attrs:
-                return None
-            if any(o.type.shape != shape for o in owner.operands):
-                return None
-            if any(o.type.dtype is not p.type.dtype for o, p in zip(owner.operands, first.operands, strict=True)):
-                return None
-        return list(zip(*[o.operands for o in owners if o is not None], strict=True))
+        seen: set[Instruction] = set()
+        arguments: dict[Value, None] = {}
+        pending = list(results)
+        while pending:
+            v = pending.pop()
+            i = v.owner
+            if i is None or not self._is_inside(v, i, group):
+                arguments[v] = None
+                continue
+            if i in seen:
+                continue
+            seen.add(i)
+            pending += i.operands
+        needed.update(fuser.source(a)[0] for a in arguments)
+        ops = sorted(seen, key=fuser.position.__getitem__)
+        order: dict[Value, None] = {}
+        for i in ops:
+            order.update((o, None) for o in i.operands if o in arguments)
+        return _Kernel(group, ops, list(order), results)
 
-    def lower(self, column: Column, depth: int = 0) -> Value:
-        """The kernel's value for a column."""
-        if column in self.made:
-            return self.made[column]
-        literals = [splat_of(v) for v in column]
-        first = literals[0]
-        if first is not None and all(x is not None and x.data.tobytes() == first.data.tobytes() for x in literals):
-            value = self.build.constant(value=Literal.splat(first.data, self.flat(first.type.dtype)))
-            self.made[column] = value
-            return value
-        sources = {_scalar_source(v) for v in column}
-        source = next(iter(sources))
-        if len(sources) == 1 and source is not None:
-            given = self.made.get(source) or self._argument(source, source.type)
-            value = self.made[column] = self.build.broadcast_to(given, shape=self.flat(source.type.dtype).shape)
-            return value
-        operands = self._common(column) if depth < MAX_DEPTH else None
-        if operands is None:
-            return self._argument(column, self.flat(column[0].type.dtype))
-        inner = tuple([self.lower(o, depth + 1) for o in operands])
-        owner = column[0].owner
-        assert owner is not None
-        self.ops += 1
-        for v in column:
-            assert v.owner is not None
-            self.locations.update(dict.fromkeys(v.owner.location))
-        value = self.made[column] = self.kernel.bind(owner.op, inner, owner.attrs)[0]
-        return value
+    def _is_inside(self, v: Value, i: Instruction, group: Group) -> bool:
+        """Whether a kernel computes a value itself: a member, a view, a number, or a cheap op computed again."""
+        fuser = self.fuser
+        if i in fuser.group_of:
+            return _find(fuser.group_of[i]) is group or fuser._clone_leaves(v) is not None  # pyright: ignore[reportPrivateUsage]
+        if isinstance(i.op, Source):
+            return i.op.element is not None or splat_of(v) is not None
+        if not isinstance(i.op, View):
+            return False
+        whole_gather = any(isinstance(u.op, Gather) and u.operands[0] is v for u in fuser.users.get(v, ()))
+        return not whole_gather or fuser.source(v)[0].owner in {m for m in group.members}
 
-    def join(self, build: Builder, leaf: Column | Value) -> Value:
-        """The operand of the fused op for a leaf."""
-        if isinstance(leaf, Value):
-            return leaf
-        parts: list[Value] = []
-        for value, size in zip(leaf, self.sizes, strict=True):
-            count = value.type.size
-            if value.type.shape != (count,):
-                value = build.reshape(value, shape=(count,))
-            if size != count:
-                value = build.pad(value, low=(0,), high=(size - count,), interior=(0,))
-            parts.append(value)
-        return build.concat(*parts, axis=0)
+    def _refusal(self, kernel: _Kernel) -> str | None:
+        """Why a group stays as it is: it is one op alone, or no nest of loops."""
+        moves = [i for i in kernel.ops if not isinstance(i.op, Source)]
+        if len(moves) < 2 or any(a.type.dtype is key and a.type.rank for a in kernel.arguments):
+            return "it is one op alone"
+        try:
+            Nest(self._function(kernel, "k"))
+        except Unfit as reason:
+            self.fuser.context.note(kernel.ops[-1], f"fuse: {reason}")
+            return UNFIT
+        return None
+
+    def _function(self, kernel: _Kernel, name: str) -> Function:
+        recorder = GraphBuilder()
+        made: dict[Value, Value] = {a: recorder.argument(a.type) for a in kernel.arguments}
+        for i in kernel.ops:
+            recorder.at = i.location
+            results = recorder.bind(i.op, tuple([made[o] for o in i.operands]), i.attrs)
+            made.update(zip(i.results, results, strict=True))
+        kind = "map" if kernel.group.split is None else "row" if kernel.group.split[2] == 1 else "column"
+        return recorder.function(
+            name,
+            [(made[a], None) for a in kernel.arguments],
+            [(made[r], None) for r in kernel.results],
+            {"class": kind},
+        )
+
+    def _rebuild(self, fused: dict[Instruction, _Kernel]) -> None:
+        fuser = self.fuser
+        known: dict[object, str] = {}
+        made: dict[Value, Value] = {}
+        units: dict[_Kernel, Instruction] = {}
+        number = 0
+        for kernel in dict.fromkeys(fused.values()):
+            while f"k{number}" in self.module.functions:
+                number += 1
+            function = self._function(kernel, f"k{number}")
+            form = _form(function)
+            if form not in known:
+                known[form] = function.name
+                self.module.add(function)
+            locations: dict[Location, None] = {}
+            for i in kernel.ops:
+                locations.update(dict.fromkeys(i.location))
+            types = [r.type for r in kernel.results]
+            unit = units[kernel] = Instruction(
+                OPS["fused"], tuple(kernel.arguments), {"kernel": Symbol(known[form])}, types, tuple(locations)
+            )
+            for old, new in zip(kernel.results, unit.results, strict=True):
+                made[old] = new
+                new.name = old.name
+                fuser.context.replace(old, new)
+        kept = [i for i in self.function.instructions if i not in fused]
+        places = {u: max(fuser.position[i] for i in k.ops) for k, u in units.items()}
+        places.update((i, fuser.position[i]) for i in kept)
+        for i in places:
+            i.operands = tuple([made.get(o, o) for o in i.operands])
+        self.function.results = [made.get(v, v) for v in self.function.results]
+        self.function.instructions = _ordered(self._live(places))
+
+    def _live(self, places: dict[Instruction, int]) -> dict[Instruction, int]:
+        """Without what only kernels read: they have their own views, numbers and cheap ops."""
+        read = set(self.function.results)
+        pending = [*read]
+        live: set[Instruction] = set()
+        for i in places:
+            if can_fail(i, self.module):
+                live.add(i)
+                pending += i.operands
+        while pending:
+            i = pending.pop().owner
+            if i is not None and i not in live:
+                live.add(i)
+                pending += i.operands
+        return {i: n for i, n in places.items() if i in live}
+
+
+def _form(function: Function) -> object:
+    """A kernel without names and locations."""
+    numbers: dict[Value, int] = {v: n for n, v in enumerate(function.arguments)}
+    lines: list[object] = [tuple(str(a.type) for a in function.arguments)]
+    for i in function.instructions:
+        lines.append((i.op.name, tuple(numbers[o] for o in i.operands), tuple((k, str(v)) for k, v in i.attrs.items())))
+        for r in i.results:
+            numbers[r] = len(numbers)
+    lines.append(tuple(numbers[r] for r in function.results))
+    return tuple(lines)
+
+
+def _ordered(places: dict[Instruction, int]) -> list[Instruction]:
+    """Instructions after what they read, else by their places."""
+    missing: dict[Instruction, int] = {}
+    users: dict[Instruction, list[Instruction]] = {}
+    for i in places:
+        owners = {o.owner for o in i.operands if o.owner is not None and o.owner in places}
+        missing[i] = len(owners)
+        for owner in owners:
+            users.setdefault(owner, []).append(i)
+    ready = [(n, k, i) for k, (i, n) in enumerate(places.items()) if not missing[i]]
+    numbers = {i: k for k, i in enumerate(places)}
+    heapq.heapify(ready)
+    order: list[Instruction] = []
+    while ready:
+        _, _, i = heapq.heappop(ready)
+        order.append(i)
+        for u in users.get(i, ()):
+            missing[u] -= 1
+            if not missing[u]:
+                heapq.heappush(ready, (places[u], numbers[u], u))
+    return order
 
 
 def _fuse(module: Module, context: Context) -> bool:
-    """Groups of ops become kernels: one optimiser rule over all parameters."""
-    changed = False
-    for function in list(module):
-        for group in _groups(function):
-            changed |= _fuse_group(module, function, group, context)
-    return changed
-
-
-def _fuse_group(module: Module, function: Function, group: Group, context: Context) -> bool:
-    rule = _Rule(group)
-    rule.kernel.at = ()
-    results = [rule.lower(tuple([function.results[n] for n in column])) for column in group.columns.values()]
-    if not rule.ops or not context.spend("fuse update", function.instructions[-1]):
-        return False
-    name = next(f"k{n}" for n in range(len(module.functions) + 1) if f"k{n}" not in module.functions)
-    kernel = rule.kernel.function(
-        name, [(v, None) for v in rule.kernel.arguments], [(v, None) for v in results], {"class": "update"}
-    )
-    module.add(kernel)
-    recorder = GraphBuilder()
-    recorder.at = at = tuple(rule.locations)
-    build = Builder(recorder)
-    operands = tuple([rule.join(build, leaf) for leaf in rule.leaves])
-    fused = Instruction(OPS["fused"], operands, {"kernel": Symbol(name)}, [v.type for v in results], at)
-    recorder.instructions.append(fused)
-    for flat, positions in zip(fused.results, group.columns.values(), strict=True):
-        start = 0
-        for position, shape, size in zip(positions, rule.shapes, rule.sizes, strict=True):
-            count = function.results[position].type.size
-            part = build.slice(flat, start=(start,), stop=(start + count,), step=(1,))
-            function.results[position] = part if shape == (count,) else build.reshape(part, shape=shape)
-            start += size
-    function.instructions.extend(recorder.instructions)
-    return True
+    """Groups of ops become kernels: map, row and column nests of loops."""
+    bodies = set[str]().union(*[f.symbols() for f in module])
+    functions = [f for f in module if f.name not in bodies]
+    changes = [Fuser(module, f, context).run() for f in functions]
+    return any(changes)
 
 
 fuse = Pass("fuse", _fuse)

@@ -3,6 +3,9 @@
 ``arena+offset``: bytes of the program's own memory, reused after the last use.  ``alias(%v)``: the operand's memory, for views and
 for elementwise ops that write in place.  ``state(%p)``: for an argument its buffer, for a new value the buffer of the next state.
 Constants have no place.  The leaves of a fused update lie in one piece: state leaves already do, gradients are written there.
+
+The function ends in its commit segment: the ops that write new state where the old one lies.  None of them can fail, all that can has run
+before, and nobody reads a piece of the old state after it was written.
 """
 
 from __future__ import annotations
@@ -11,10 +14,12 @@ from bisect import bisect_left, insort
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..ir import Function, Instruction, Place, Value
+from ..ir import Function, Instruction, Module, Place, Value
+from ..ir.composite import can_fail
 from ..ir.op import Contract, Control, Elementwise, Gather, Join, Layout, Reduce, Scatter, Source, View
 from ..ir.types import DType, TensorType
-from .manager import Context, Pass, per_function
+from .loops import Nest, Unfit
+from .manager import Context, Pass
 
 ALIGNMENT = 64
 """Bytes to which slices of state and arena are aligned."""
@@ -107,8 +112,8 @@ def _aligned(size: int) -> int:
 class Planner:
     """Plans one function; ``layouts`` and ``roots`` say where in which other value's memory each value lies."""
 
-    def __init__(self, function: Function) -> None:
-        self.function = function
+    def __init__(self, function: Function, module: Module, overwrites: dict[str, set[tuple[int, int]]]) -> None:
+        self.function, self.module, self.overwrites = function, module, overwrites
         self.slots = state_layout({v.name or "": v.type for v, _ in function.state()})
         self.ends = {s.dtype: s.end for s in self.slots.values()}  # of the flat buffers: slots come in order
         self.roots: dict[Value, Value] = {}
@@ -135,10 +140,11 @@ class Planner:
         for i in f.instructions:
             self._layout(i)
         self._join_updates()
-        self._liveness()
         for v in self.states:
             v.place = Place("state", 0, v)
         self._update_places()
+        self._commit_last()
+        self._liveness()
         self._allocate()
 
     def _own(self, v: Value) -> None:
@@ -261,6 +267,111 @@ class Planner:
                 if covered == root.type.size or isinstance(root.owner.op, Control):
                     root.place = Place("state", 0, owner)
 
+    # The commit segment
+
+    def _region(self, v: Value) -> tuple[DType, int, int] | None:
+        """The bytes of state, in the flat buffer of a dtype, that a value lies in or is written to."""
+        root = self.roots[v]
+        place = root.place
+        if place is None or place.kind != "state" or place.of is None:
+            return None
+        slot = self.slots[place.of.name or ""]
+        return slot.dtype, slot.offset, slot.offset + max(root.type.nbytes, 1)
+
+    def _writes(self, i: Instruction) -> list[tuple[Value, tuple[DType, int, int]]]:
+        found: list[tuple[Value, tuple[DType, int, int]]] = []
+        if isinstance(i.op, (View, Join, Source)):
+            return found
+        for r in i.results:
+            region = self._region(r)
+            if region is not None:
+                found.append((r, region))
+        return found
+
+    def _reads(self, i: Instruction) -> list[tuple[int, tuple[DType, int, int]]]:
+        """Operands of an instruction that lie in old state, by number."""
+        regions = [(n, self._region(o)) for n, o in enumerate(i.operands) if self._is_old(self.roots[o])]
+        return [(n, region) for n, region in regions if region is not None]
+
+    def _is_old(self, root: Value) -> bool:
+        return root in self.states or (root.owner is not None and isinstance(root.owner.op, Join))
+
+    def _may_overwrite(self, i: Instruction, operand: int, result: int) -> bool:
+        """Whether an instruction may write a result over an operand that it reads."""
+        if not self.layouts[i.operands[operand]].is_contiguous:
+            return False
+        if isinstance(i.op, Control):
+            return (operand, result) in self._pairs(i)
+        return isinstance(i.op, Elementwise) and i.operands[operand].type.nbytes == i.results[result].type.nbytes
+
+    def _pairs(self, i: Instruction) -> set[tuple[int, int]]:
+        """Operands and results of a kernel that may share memory."""
+        name = str(i.attrs[i.op.bodies[0]])  # type: ignore[attr-defined]
+        if name not in self.overwrites:
+            try:
+                self.overwrites[name] = Nest(self.module[name]).overwrites()
+            except Unfit:
+                self.overwrites[name] = set()
+        return self.overwrites[name]
+
+    def _commit_last(self) -> None:
+        """Move the writers of state to the end; what cannot be written there yet is written elsewhere and copied last."""
+        instructions = self.function.instructions
+        users = self.users
+        writers: dict[Instruction, None] = {}
+        for i in instructions:
+            writes = self._writes(i)
+            if not writes:
+                continue
+            read_on = [u for r in i.results for u in self._readers(r, users)]
+            if read_on or can_fail(i, self.module) or not self._is_safe_alone(i):
+                for r, _ in writes:
+                    r.place = None
+            else:
+                writers[i] = None
+        later_reads: list[tuple[DType, int, int]] = []
+        for i in reversed(list(writers)):
+            writes = self._writes(i)
+            if any(_overlap(a, b) for _, a in writes for b in later_reads):
+                for r, _ in writes:
+                    r.place = None
+            later_reads += [region for _, region in self._reads(i)]
+        writers = {i: None for i in writers if self._writes(i)}
+        if not writers:
+            return
+        views = self._views_of(writers)
+        early = [i for i in instructions if i not in writers and i not in views]
+        late = [i for i in instructions if i in writers or i in views]
+        self.function.instructions = early + late
+
+    def _readers(self, v: Value, users: Mapping[Value, list[Instruction]]) -> list[Instruction]:
+        """Instructions that read a value or a view of it."""
+        found: list[Instruction] = []
+        pending = [v]
+        while pending:
+            for u in users.get(pending.pop(), ()):
+                if isinstance(u.op, View) and self.roots[u.result] is self.roots[v]:
+                    pending.append(u.result)
+                else:
+                    found.append(u)
+        return found
+
+    def _views_of(self, writers: Mapping[Instruction, None]) -> set[Instruction]:
+        made = {r for i in writers for r in i.results}
+        return {i for i in self.function.instructions if isinstance(i.op, View) and self.roots[i.result] in made}
+
+    def _is_safe_alone(self, i: Instruction) -> bool:
+        """Whether an instruction reads every piece of old state no later than it writes it."""
+        for r, written in self._writes(i):
+            for n, read in self._reads(i):
+                if _overlap(written, read):
+                    same = written[1] == read[1] and self._may_overwrite(i, n, i.results.index(r))
+                    if not same:
+                        return False
+        return True
+
+    # The arena
+
     def _allocate(self) -> None:
         arena = Arena()
         held: dict[Value, int] = {}
@@ -303,10 +414,12 @@ class Planner:
         ends[self.last[memory]].append(memory)
 
     def _in_place(self, i: Instruction, n: int, r: Value, held: Mapping[Value, int]) -> Value | None:
-        """The operand whose memory an elementwise result may overwrite: it dies here and has the result's size."""
-        if not isinstance(i.op, Elementwise) or r in self.inside:
+        """The operand whose memory a result may overwrite: it dies here and has the result's size."""
+        if not isinstance(i.op, (Elementwise, Control)) or r in self.inside:
             return None
-        for o in reversed(i.operands):
+        for k, o in reversed(list(enumerate(i.operands))):
+            if isinstance(i.op, Control) and (k, i.results.index(r)) not in self._pairs(i):
+                continue
             memory = self._memory(o)
             if memory not in held or self.roots[o] in self.inside or self.last.get(memory) != n:
                 continue
@@ -322,17 +435,27 @@ class Planner:
         return None
 
 
-def _plan(function: Function, context: Context) -> bool:
+def _overlap(a: tuple[DType, int, int], b: tuple[DType, int, int]) -> bool:
+    return a[0] is b[0] and a[1] < b[2] and b[1] < a[2]
+
+
+def _plan(module: Module, context: Context) -> bool:
     """Every value gets a place: an arena offset, an alias of its operand, or a state buffer."""
+    overwrites: dict[str, set[tuple[int, int]]] = {}
+    changes = [_plan_function(f, module, overwrites) for f in module]
+    return any(changes)
+
+
+def _plan_function(function: Function, module: Module, overwrites: dict[str, set[tuple[int, int]]]) -> bool:
     if any(role is None for role in function.roles) or (not function.instructions and not function.arguments):
         return False
 
     def places() -> list[Place | None]:
         return [v.place for v in function.values()]
 
-    before = places(), function.attrs.get("arena")
-    Planner(function).run()
-    return before != (places(), function.attrs["arena"])
+    before = places(), function.attrs.get("arena"), list(function.instructions)
+    Planner(function, module, overwrites).run()
+    return before != (places(), function.attrs["arena"], function.instructions)
 
 
-plan = Pass("plan", per_function(_plan))
+plan = Pass("plan", _plan)

@@ -278,14 +278,15 @@ class Runtime:
             error = nonfinite_error(self._record(entry, arrays, Tape()))
             if error is not None:
                 raise error
-        if commit:
+        if commit and not artifact.executable.commits:
             self._state.commit(artifact.unchanged)
         return outputs
 
     def _compile(self, entry: str, types: tuple[TensorType, ...]) -> Artifact:
         name, mode = _entry_and_mode(entry)
         function = function_of(self.setting, name, mode, types, grads=entry.startswith("grads"))
-        executable = compile_module(self.backend, IRModule(self.name, [function]), function.name, self.device)
+        options = {"in_place": entry == "train_step" and self.guard is None}
+        executable = compile_module(self.backend, IRModule(self.name, [function]), function.name, self.device, options)
         self.artifacts[Key(entry, types, self.numerics, self.guard)] = executable
         updated = {m.of.name for m in function.marks if m is not None and m.kind == "update"}
         unchanged = tuple(n for n in self._state.types if n not in updated)

@@ -1,14 +1,18 @@
-"""The compiled backend: a function becomes a program for the best target of the device.  On the CPU that is NumPy."""
+"""The compiled backend: a function becomes a program for the best target of the device.
+
+On the CPU that is native code through LLVM, and NumPy where the kernel table is NumPy's.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...ir import Function, Instruction, Module, TensorType
 from ...ir.types import f32, f64
-from ...passes import PASSES, PIPELINES, VERSION, PassManager, Provenance
+from ...passes import NUMPY, PASSES, PIPELINES, VERSION, PassManager, Provenance
 from .. import kernels
 from ..base import Executable
 from ..eager import cpu_only
@@ -18,8 +22,8 @@ from .numpy_target import NumpyProgram
 __all__ = ["CompiledBackend", "NumpyProgram", "lower"]
 
 
-def lower(module: Module, stage: str = "planned", **options: Any) -> Module:
-    """A copy of a module taken to a stage of the pipeline (``optimized``, ``fused``, ``planned``).
+def lower(module: Module, stage: str | Sequence[str] = "planned", **options: Any) -> Module:
+    """A copy of a module taken to a stage of the pipeline (``optimized``, ``fused``, ``planned``), or through passes by name.
 
     ``options`` are fields of the pass manager; a ``provenance`` also tells which value of the copy stands for which of the module.
     """
@@ -28,7 +32,7 @@ def lower(module: Module, stage: str = "planned", **options: Any) -> Module:
     if manager.provenance is not None:
         for f, g in zip(module, copy, strict=True):
             manager.provenance.became.update(zip(f.values(), g.values(), strict=True))
-    return manager.run(copy, PIPELINES[stage])
+    return manager.run(copy, PIPELINES[stage] if isinstance(stage, str) else stage)
 
 
 class CompiledBackend:
@@ -55,11 +59,36 @@ class CompiledBackend:
             for name in pending.pop().symbols():
                 if name not in module.functions and source is not None:
                     pending.append(module.add(source[name]))
+        verify_each, in_place = bool(options.get("verify_each", False)), bool(options.get("in_place", False))
         provenance: Provenance | None = options.get("provenance")
-        planned = lower(module, verify_each=bool(options.get("verify_each", False)), provenance=provenance)
-        program = NumpyProgram(planned[func.name], planned)
+
+        def lowered() -> Module:
+            return lower(module, "planned" if target() == "native" else NUMPY, verify_each=verify_each, provenance=provenance)
+
+        if target() == "numpy":
+            planned = lowered()
+            program = NumpyProgram(planned[func.name], planned)
+        else:
+            from .llvm_program import compile_native
+
+            key = f"{self.cache_key()}\n{func.name}" if provenance is None else None
+            program = compile_native(module, func, lowered, key, in_place, begin)
         program.compile_seconds = time.perf_counter() - begin
         return program
 
     def cache_key(self) -> str:
-        return f"compiled {VERSION} numpy {kernels.blas().description}"
+        return f"compiled {VERSION} {kernels.table().description}"
+
+
+_said: list[str] = []
+
+
+def target() -> str:
+    """``native`` or ``numpy``; says once why it is not native."""
+    if kernels.table().name == "native":
+        return "native"
+    reason = kernels.fallback_reason()
+    if reason is not None and reason not in _said and "=" not in reason:
+        _said.append(reason)
+        print(f"compiled: a NumPy program runs, not native code: {reason}", file=sys.stderr)
+    return "numpy"

@@ -32,12 +32,14 @@ from ...ir.op import (
 from ...ir.print import Names, instruction
 from ...ir.record import blame
 from ...ir.scalar import Scalar
-from ...ir.types import DTYPES, Array, Shape, f32, f64, i64, u32, u64
-from ...passes.plan import Arena, state_layout
+from ...ir.types import DTYPES, Array, Shape, i64, u32, u64
+from ...passes.loops import grouped
+from ...passes.plan import Arena
 from .. import kernels
 from ..base import Bound, Executable, Steps
 from ..state import State, aligned_bytes
-from .numpy_writer import Number, Recorded, Ref, Writer
+from .memory import Memory, Number, Ref
+from .numpy_writer import Recorded, Writer
 
 
 class NumpyProgram(Executable):
@@ -46,17 +48,16 @@ class NumpyProgram(Executable):
     def __init__(self, function: Function, module: Module) -> None:
         super().__init__(function)
         self.module = module
-        self._slots = state_layout({v.name or "": v.type for v, _ in function.state()})
-        self._arena_bytes = int(function.attrs.get("arena", 0))
+        self._places = Memory(function)
+        self._arena_bytes = self._places.arena_bytes
         self._out = Writer()
-        self._refs: dict[Value, Ref | Number] = {}
         self._names = Names(function)
         self._fails: list[Callable[[Array], IRError]] = []
         self._lines: dict[Instruction, tuple[int, int]] = {}
         self.kernel_of: dict[Instruction, str] = {}
         """The name in ``kernels`` of every instruction that has code."""
         self._state: State | None = None
-        kernels.blas()
+        self._calls = dict(_CALLS)
         self._generate()
         self.memory = self._arena_bytes + self._out.scratch_bytes + sum(c.nbytes for c in self._out.constants)
         code = compile(self.source, f"<tapeir {module.name}.{function.name} {id(self):x}>", "exec")
@@ -67,40 +68,11 @@ class NumpyProgram(Executable):
         self._arena = aligned_bytes(self._arena_bytes)
         self._scratch = aligned_bytes(self._out.scratch_bytes)
 
-    # Arrays
-
-    def _resolve(self, v: Value) -> Ref:
-        """Where a value lies, from its place."""
-        place = v.place
-        assert place is not None, f"{v!r} has no place"
-        if place.kind == "arena":
-            return Ref("arena", place.offset, v.type.dtype, Layout.contiguous(v.type.shape))
-        assert place.of is not None
-        if place.kind == "state":
-            slot = self._slots[place.of.name or ""]
-            # A join of state leaves is the current state itself; everything else placed in state is new.
-            reads = v.owner is None or isinstance(v.owner.op, Join)
-            which = "state" if reads else "next"
-            return Ref(f"{which} {slot.dtype.name}", slot.offset, v.type.dtype, Layout.contiguous(v.type.shape))
-        base = self._refs[place.of]
-        assert isinstance(base, Ref)
-        assert v.owner is not None
-        if isinstance(v.owner.op, View):
-            layout = v.owner.op.layout(base.layout, **v.owner.attrs)
-            assert layout is not None
-            return base._replace(layout=layout)
-        return Ref(
-            base.buffer,
-            base.offset + base.layout.offset * base.dtype.numpy.itemsize,
-            v.type.dtype,
-            Layout.contiguous(v.type.shape),
-        )
-
     # Ops, by family
 
     def _array(self, v: Value) -> Ref:
         """The operand as an array."""
-        return self._out.full(self._refs[v], v.type.shape)
+        return self._out.full(self._places.refs[v], v.type.shape)
 
     def _rows(self, v: Value, pool: Arena) -> Ref:
         """The operand row-major contiguous, copied to scratch if it is not."""
@@ -112,7 +84,7 @@ class NumpyProgram(Executable):
         return copy
 
     def _result(self, v: Value) -> Ref:
-        ref = self._refs[v]
+        ref = self._places.refs[v]
         assert isinstance(ref, Ref)
         return ref
 
@@ -120,13 +92,13 @@ class NumpyProgram(Executable):
         """Print one instruction; ``_refs`` holds its operands already."""
         op, pool = i.op, Arena()
         if isinstance(op, Source):
-            self._refs[i.result] = self._source(op, i)
+            self._places.refs[i.result] = self._source(op, i)
             return
         if isinstance(op, View) and i.result.place is None:
-            self._refs[i.result] = self._constant_view(op, i)
+            self._places.refs[i.result] = self._constant_view(op, i)
             return
         for r in i.results:
-            self._refs[r] = self._resolve(r)
+            self._places.refs[r] = self._places.resolve(r)
         if isinstance(op, View) and i.result.place is not None and i.result.place.kind == "alias":
             return
         where = f"  {i.location[0].file.rsplit('/', 1)[-1]}:{i.location[0].line}" if i.location else ""
@@ -170,7 +142,7 @@ class NumpyProgram(Executable):
             self._random(op, i, pool)
         elif isinstance(op, Key):
             data = op.data(**i.attrs)
-            number = f"int({self._out.var(self._refs[i.operands[1]])})" if data is None else str(data)
+            number = f"int({self._out.var(self._places.refs[i.operands[1]])})" if data is None else str(data)
             self._out.line(
                 f"{self._out.var(self._result(i.result))}[:] = fold_in({self._out.var(self._array(i.operands[0]))}, {number})"
             )
@@ -194,14 +166,14 @@ class NumpyProgram(Executable):
 
     def _constant_view(self, op: View, i: Instruction) -> Ref | Number:
         """A view of a constant, moved now."""
-        ref = self._refs[i.operands[0]]
+        ref = self._places.refs[i.operands[0]]
         if isinstance(ref, Number):
             return ref
         moved = op.eval(np, self._out.constants[int(ref.buffer.split()[1])], **i.attrs)
         return self._out.constant(moved, ref.dtype)
 
     def _scalars(self, i: Instruction, full: bool, pool: Arena) -> list[Scalar]:
-        return [Scalar(o.type.dtype, self._rows(o, pool) if full else self._refs[o]) for o in i.operands]
+        return [Scalar(o.type.dtype, self._rows(o, pool) if full else self._places.refs[o]) for o in i.operands]
 
     def _elementwise(self, op: Elementwise, i: Instruction, pool: Arena) -> None:
         recorded = Recorded()
@@ -229,7 +201,7 @@ class NumpyProgram(Executable):
     def _reduce(self, op: Reduce, i: Instruction, pool: Arena) -> None:
         x, axes = i.operands[0], i.attrs["axes"]
         ref, shape = self._rows(x, pool), x.type.shape
-        groups = kernels.grouped(len(shape), axes)
+        groups = grouped(len(shape), axes)
         order = sum(groups, ())
         if order != tuple(range(len(shape))):
             moved = self._out.scratch(pool, ref.dtype, tuple(shape[a] for a in order))
@@ -239,31 +211,16 @@ class NumpyProgram(Executable):
         sizes = tuple(int(np.prod([shape[a] for a in group], dtype=np.int64)) for group in groups)
         out = self._result(i.result).shaped((sizes[0], sizes[2]))
         a, b = self._out.var(ref.shaped(sizes)), self._out.var(out)
-        if op.combine == "sum":
-            dtype = "None" if i.result.type.dtype in (f32, f64, i64, u64) else f"{b}.dtype"  # NumPy widens the others
-            self._out.line(f"sum_({a}, 1, {dtype}, {b})")
-        elif op.combine == "argmax":
-            self._out.line(f"argmax({a}, 1, {b})")
-        else:
-            self._out.line(f"{op.combine}_({a}, 1, None, {b})")
+        name = f"{op.combine}_{x.type.dtype}"
+        self._out.calls[name] = kernels.table().reduction(op.combine, x.type.dtype)
+        self._out.line(f"{name}({a}, {b})")
 
     def _contract(self, op: Contract, i: Instruction, pool: Arena) -> None:
-        def side(v: Value, transposed: bool) -> Ref:
-            ref = self._rows(v, pool)
-            if not transposed:
-                return ref
-            shape, strides = ref.layout.shape, ref.layout.strides
-            swap = (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
-            return ref._replace(
-                layout=Layout(tuple(shape[a] for a in swap), tuple(strides[a] for a in swap), ref.layout.offset)
-            )
-
-        a, b = (side(o, i.attrs[flag]) for o, flag in zip(i.operands, op.transposes, strict=True))
-        (m, k), n = a.layout.shape[-2:], b.layout.shape[-1]
-        blocked = len(a.layout.shape) == 2 and kernels.is_blocked(m, k, n, 1, a.dtype.floating)
-        self._out.line(
-            f"{'contract' if blocked else 'matmul'}({self._out.var(a)}, {self._out.var(b)}, {self._out.var(self._result(i.result))})"
-        )
+        a, b = (self._out.var(self._rows(o, pool)) for o in i.operands)
+        flags = [bool(i.attrs[flag]) for flag in op.transposes]
+        name = f"contract_{i.result.type.dtype}"
+        self._out.calls[name] = kernels.table().contract(i.result.type.dtype)
+        self._out.line(f"{name}({a}, {b}, {self._out.var(self._result(i.result))}, {flags[0]}, {flags[1]})")
 
     def _join(self, op: Join, i: Instruction) -> None:
         out = self._result(i.result)
@@ -273,7 +230,7 @@ class NumpyProgram(Executable):
         for o, block in zip(i.operands, blocks, strict=True):
             start = sum(a * s for a, s in zip(block.start, strides, strict=True))
             layout = Layout(o.type.shape, tuple(s * k for s, k in zip(strides, block.step, strict=True)), start)
-            part, source = out._replace(layout=layout), self._refs[o]
+            part, source = out._replace(layout=layout), self._places.refs[o]
             if o.type.size == 0 or (isinstance(source, Ref) and self._out.same_bytes(part, source)):
                 continue
             copies.append((part, source))
@@ -312,7 +269,7 @@ class NumpyProgram(Executable):
         kernel = self.module[i.attrs[op.bodies[0]]]
         known: dict[Value, Scalar] = {}
         for argument, operand in zip(kernel.arguments, i.operands, strict=True):
-            known[argument] = Scalar(argument.type.dtype, self._refs[operand])
+            known[argument] = Scalar(argument.type.dtype, self._places.refs[operand])
         recorded = Recorded()
         for inner in kernel.instructions:
             if isinstance(inner.op, Source):
@@ -337,7 +294,7 @@ class NumpyProgram(Executable):
         f = self.function
         parameters: list[str] = []
         for v, role in zip(f.arguments, f.roles, strict=True):
-            ref = self._refs[v] = self._resolve(v)
+            ref = self._places.refs[v] = self._places.resolve(v)
             if role in ("input", None):
                 parameters.append(f"in{len(parameters)}")
                 self._out.line(f"copyto({self._out.var(ref)}, {parameters[-1]})  # {self._names.of[v]}")
@@ -345,14 +302,12 @@ class NumpyProgram(Executable):
             begin = len(self._out.body)
             self._instruction(i)
             self._lines[i] = begin, len(self._out.body)
+        self._calls.update(self._out.calls)
         outputs: list[str] = []
         for v, mark in zip(f.results, f.marks, strict=True):
-            ref = self._refs[v]
+            ref = self._places.refs[v]
             if mark is not None and mark.kind == "update":
-                slot = self._slots[mark.of.name or ""]
-                self._out.copy(
-                    Ref(f"next {slot.dtype.name}", slot.offset, v.type.dtype, Layout.contiguous(v.type.shape)), ref
-                )
+                self._out.copy(self._places.state(mark.of, v, "next"), ref)
             else:
                 outputs.append(f"{self._out.var(self._out.full(ref, v.type.shape))}.copy()")
         self._out.line(f"return ({', '.join(outputs)}{',' if len(outputs) == 1 else ''})")
@@ -361,7 +316,9 @@ class NumpyProgram(Executable):
 
     def _text(self, functions: Sequence[tuple[str, list[str], list[str]]], returned: str) -> list[str]:
         """``program``, which sets up the arrays and returns functions (name, parameters, lines) that use them."""
-        calls = sorted({name for _, _, lines in functions for line in lines for name in _CALLS if f"{name}(" in line})
+        calls = sorted(
+            {name for _, _, lines in functions for line in lines for name in self._calls if f"{name}(" in line}
+        )
         text = ["def program(view, number, fail, calls):"]
         text += [f"    {line}" for line in (*[f"{name} = calls[{name!r}]" for name in calls], *self._out.setup)]
         for name, parameters, lines in functions:
@@ -383,11 +340,11 @@ class NumpyProgram(Executable):
         exec("\n".join(self._text(parts, f"[{', '.join(name for name, _, _ in parts)}]")), scope)
         state = State({v.name or "": v.type for v, _ in self.function.state()})
         memory = self._memory(state, 0, aligned_bytes(self._arena_bytes), aligned_bytes(self._out.scratch_bytes))
-        functions: list[Callable[[], None]] = scope["program"](*memory, _CALLS)
+        functions: list[Callable[[], None]] = scope["program"](*memory, self._calls)
         view, number = memory[0], memory[1]
 
         def array(v: Value) -> Array:
-            ref = self._refs[v]
+            ref = self._places.refs[v]
             if isinstance(ref, Number):
                 return np.broadcast_to(number(ref.value, ref.dtype.name), v.type.shape)
             start, shape, strides = ref.window()
@@ -400,7 +357,7 @@ class NumpyProgram(Executable):
 
     def _instantiate(self, state: State | None, which: int) -> Callable[..., tuple[Array, ...]]:
         """The program on one set of state buffers."""
-        return self._program(*self._memory(state, which, self._arena, self._scratch), _CALLS)
+        return self._program(*self._memory(state, which, self._arena, self._scratch), self._calls)
 
     def _memory(self, state: State | None, which: int, arena: Array, scratch: Array) -> tuple[Callable[..., Any], ...]:
         """How a program reaches its arrays and numbers, and how it raises."""
@@ -475,18 +432,8 @@ class _NumpySteps:
         return self._kernels.get(i, i.op.name)
 
 
-def _calls() -> dict[str, Any]:
-    """Everything a program may call, by the name it is printed under."""
-    calls: dict[str, Any] = {
-        "copyto": np.copyto, "logical_not": np.logical_not, "matmul": np.matmul, "sum_": np.add.reduce, "max_": np.maximum.reduce,
-        "min_": np.minimum.reduce, "argmax": np.argmax, "all_true": np.logical_and.reduce, "philox": philox.philox,
-        "fold_in": philox.fold_in,
-    }  # fmt: skip
-    for call in (kernels.contract, kernels.gather, kernels.scatter_add, kernels.flat_index, kernels.sigmoid, kernels.erf, kernels.saturate,
-                 kernels.convert, kernels.bits):  # fmt: skip
-        calls[call.__name__] = call
-    calls.update({u.__name__: u for u in kernels.UFUNCS.values()})
-    return calls
-
-
-_CALLS = _calls()
+_CALLS: dict[str, Callable[..., Any]] = {
+    "copyto": np.copyto, "logical_not": np.logical_not, "all_true": np.logical_and.reduce, "philox": philox.philox,
+    "fold_in": philox.fold_in, "gather": kernels.gather, "scatter_add": kernels.scatter_add, "flat_index": kernels.flat_index,
+}  # fmt: skip
+"""What every program may call, by the name it is printed under; the kernel table's entries come on top."""

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ...ir.op import Layout
 from ...ir.scalar import Scalar, ScalarBuilder
-from ...ir.types import Array, DType, Shape, TensorType, key
+from ...ir.types import Array, DType, Shape, TensorType
 from ...passes.plan import Arena
 from .. import kernels
-
-
-class Ref(NamedTuple):
-    """An array of the program: its buffer, byte offset, dtype and layout (in elements)."""
-
-    buffer: str  # "arena", "scratch", "constant N", "state f32" or "next f32"
-    offset: int
-    dtype: DType
-    layout: Layout
-
-    def window(self) -> tuple[int, Shape, Shape]:
-        """First byte in the buffer, shape and strides (in elements) of the NumPy array; a key is two words."""
-        layout, keyed = self.layout, self.dtype is key
-        start = self.offset + layout.offset * self.dtype.numpy.itemsize
-        return start, (*layout.shape, 2) if keyed else layout.shape, (1,) if keyed else layout.strides
-
-    def shaped(self, shape: Shape) -> Ref:
-        """The same contiguous elements under another shape."""
-        return self._replace(layout=Layout(shape, Layout.contiguous(shape).strides, self.layout.offset))
-
-
-@dataclass(frozen=True)
-class Number:
-    """A scalar constant of the program."""
-
-    value: bytes
-    dtype: DType
+from .memory import Number, Ref
 
 
 @dataclass
@@ -79,6 +53,8 @@ class Writer:
         self.body: list[str] = []
         self.constants: list[Array] = []
         self.scratch_bytes = 0
+        self.calls: dict[str, Callable[..., Any]] = {}
+        """What the body calls besides the fixed names."""
         self._numbers: dict[Number, str] = {}
         self._views: dict[Ref, str] = {}
 
@@ -192,8 +168,9 @@ class Writer:
                 self.line(f"copyto({to}, {b})")
             self.line(f"copyto({to}, {a}, where={condition})")
             return
-        kernel = kernels.primitive(p.name, p.arguments[-1].dtype, p.result.dtype)
+        kernel = kernels.table().primitive(p.name, p.arguments[-1].dtype, p.result.dtype)
         scratch = [self.scratch(pool, d, shape) for d in kernel.scratch]
+        self.calls[kernel.name] = kernel.call
         self.line(f"{kernel.name}({', '.join([*arguments, to, *map(self.var, scratch)])})")
         for ref in scratch:
             pool.give(ref.offset, TensorType(ref.dtype, shape).nbytes)

@@ -32,7 +32,7 @@ class EagerBackend:
         return Interpreter(func, options.get("module"))
 
     def cache_key(self) -> str:
-        return f"eager {kernels.blas().description}"
+        return f"eager {kernels.table().description}"
 
 
 __all__ = ["EagerBackend", "Interpreter", "Tape", "cpu_only"]

@@ -27,7 +27,7 @@ class ArrayScalars(ScalarBuilder):
         self.shape = shape
 
     def emit(self, primitive: str, arguments: tuple[Scalar, ...], dtype: DType) -> Scalar:
-        kernel = kernels.primitive(primitive, arguments[-1].dtype, dtype)
+        kernel = kernels.table().primitive(primitive, arguments[-1].dtype, dtype)
         out = np.empty(self.shape, dtype.numpy)
         kernel.call(*[a.code for a in arguments], out, *[np.empty(self.shape, d.numpy) for d in kernel.scratch])
         return Scalar(dtype, out)
@@ -83,11 +83,9 @@ def execute(
     out = np.empty(result.shape, result.dtype.numpy)
     if isinstance(op, Reduce):
         rows = kernels.arranged(arrays[0], attrs["axes"])
-        kernels.reduce(op.combine, rows, out.reshape(rows.shape[0], rows.shape[2]))
+        kernels.table().reduction(op.combine, types[0].dtype)(rows, out.reshape(rows.shape[0], rows.shape[2]))
     elif isinstance(op, Contract):
-        kernels.blas()
-        a, b = (x.swapaxes(-1, -2) if attrs[flag] else x for x, flag in zip(arrays, op.transposes, strict=True))
-        kernels.contract(a, b, out)
+        kernels.table().contract(result.dtype)(*arrays, out, *[bool(attrs[flag]) for flag in op.transposes])
     elif isinstance(op, Scatter):
         walk = op.walk(types, **attrs)
         part, index = arrays

@@ -12,6 +12,7 @@ from ..errors import ShapeError
 from ..graph import Value
 from ..literal import Literal
 from ..op import Attr, Block, Join, Layout, Random, Sample, Source, View, need_kind
+from ..scalar import Scalar, ScalarBuilder
 from ..types import Array, DType, Shape, TensorType, broadcast_shapes, f32, f64, i64
 
 Rules = tuple[Callable[[], Value] | None, ...]
@@ -55,6 +56,11 @@ class Iota(Source):
     def literal(self, *, dtype: DType, shape: Shape, axis: int) -> Array:
         column = np.arange(shape[axis]).astype(dtype.numpy).reshape([-1 if a == axis else 1 for a in range(len(shape))])
         return np.broadcast_to(column, shape)
+
+    def element(
+        self, s: ScalarBuilder, index: Callable[[int], Scalar], *, dtype: DType, shape: Shape, axis: int
+    ) -> Scalar:
+        return s.convert(index(axis), dtype)
 
     def samples(self, random: Random) -> Iterable[Sample]:
         for d, shape, axis in ((i64, (5,), 0), (f32, (2, 3), 1), (f64, (2, 3), 0), (i64, (0, 2), 0)):

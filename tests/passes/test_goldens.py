@@ -161,28 +161,28 @@ def test_plan_of_planned_ir_is_that_ir() -> None:
     assert str(transform("plan", parse(text))) == text
 
 
-def test_fuse_finds_a_free_name() -> None:
+def test_update_finds_a_free_name() -> None:
     kernel = "func @k1(%x: f32[4]) -> (f32[4]) { return %x }"
     assert (
         "k0"
         in _pass(
-            "fuse", "%0 = sub %a, %g : f32[4]\n%1 = sub %b, %h : f32[4]\nreturn %0, %1", TWO, NEW, kernel
+            "update", "%0 = sub %a, %g : f32[4]\n%1 = sub %b, %h : f32[4]\nreturn %0, %1", TWO, NEW, kernel
         ).functions
     )
 
 
-def test_fuse_of_casts_from_two_dtypes() -> None:
+def test_update_of_casts_from_two_dtypes() -> None:
     body = "%0 = cast %g {dtype = f32} : f32[4]\n%1 = cast %h {dtype = f32} : f32[4]\n"
     body += "%2 = sub %a, %0 : f32[4]\n%3 = sub %b, %1 : f32[4]\nreturn %2, %3"
-    _pass("fuse", body, TWO.replace("%g: f32", "%g: f64").replace("%h: f32", "%h: f16"), NEW)
+    _pass("update", body, TWO.replace("%g: f32", "%g: f64").replace("%h: f32", "%h: f16"), NEW)
 
 
-def test_fuse_with_a_scalar_slot() -> None:
+def test_update_with_a_scalar_slot() -> None:
     body = "%0 = constant {value = 1.0} : f32[]\n%1 = add %optimizer/n/a, %0 : f32[]\n"
     body += "%2 = add %optimizer/n/b, %0 : f32[]\n"
     body += "%3 = sub %a, %g : f32[4]\n%4 = sub %b, %h : f32[4]\nreturn %3, %4, %1, %2"
     slots = ", %optimizer/n/a: f32[] optimizer, %optimizer/n/b: f32[] optimizer"
-    _pass("fuse", body, TWO + slots, NEW + ", f32[] update(%optimizer/n/a), f32[] update(%optimizer/n/b)")
+    _pass("update", body, TWO + slots, NEW + ", f32[] update(%optimizer/n/a), f32[] update(%optimizer/n/b)")
 
 
 @pytest.mark.parametrize("size", [4, 40], ids=["elements", "splat"])

@@ -1,0 +1,281 @@
+"""A native program that runs: its image in memory or on disk, its arrays, and its steps one by one."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ...ir import Function, Instruction, IRError, Module, Value
+from ...ir.op import Control, Layout, Source
+from ...ir.print import print_module
+from ...ir.types import DTYPES, Array
+from .. import cache
+from ..base import Bound, Executable, Steps
+from ..native import blas, engine, threads
+from ..state import State, aligned_bytes
+from .llvm_target import Program
+from .memory import Ref, window
+
+PATIENCE = 1.0
+"""Seconds after which a line tells what is being compiled."""
+
+
+def compile_native(
+    module: Module, traced: Function, lowered: Callable[[], Module], key: str | None, in_place: bool, begin: float
+) -> LlvmProgram:
+    """A traced function as a native program, from the disk cache where it was compiled before.
+
+    ``lowered`` takes its module to the planned stage, ``key`` names everything else that the program depends on (None: it is not
+    cached), and ``begin`` is when the user began to wait.
+    """
+
+    def plan() -> Program:
+        planned = lowered()
+        made = Program(planned[traced.name], planned)
+        made.generate()
+        return made
+
+    if key is None:
+        made = plan()
+        return LlvmProgram(image_of(made, begin), traced, lambda: made, in_place)
+    text = print_module(module, locations=True)
+    name = hashlib.sha256(f"{key}\n{text}".encode()).hexdigest()
+    data = cache.read("programs", name)
+    if data is not None:
+        return LlvmProgram(Image.from_bytes(data), traced, plan, in_place)
+    made = plan()
+    image = image_of(made, begin)
+    cache.write(
+        "programs", name, image.to_bytes(), f"@{traced.name} of {module.name}, {len(image.objects) - 1} kernels"
+    )
+    return LlvmProgram(image, traced, lambda: made, in_place)
+
+
+@dataclass(frozen=True)
+class Image:
+    """Everything that running a program takes: object code, constants, and where inputs and results lie."""
+
+    objects: tuple[bytes, ...]
+    constants: bytes
+    arena: int
+    buffers: tuple[str, ...]
+    inputs: tuple[Ref, ...]
+    outputs: tuple[Ref, ...]
+    may_commit: bool
+
+    def to_bytes(self) -> bytes:
+        """As one piece: the length of a JSON header, the header, the parts."""
+        header = {
+            "sizes": [len(self.constants), *map(len, self.objects)], "arena": self.arena, "buffers": self.buffers,
+            "inputs": [_ref_to_json(r) for r in self.inputs], "outputs": [_ref_to_json(r) for r in self.outputs],
+            "may_commit": self.may_commit,
+        }  # fmt: skip
+        text = json.dumps(header).encode()
+        return b"".join([len(text).to_bytes(8, "little"), text, self.constants, *self.objects])
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Image:
+        """What ``to_bytes`` wrote."""
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:start])
+        parts: list[bytes] = []
+        for size in header["sizes"]:
+            parts.append(data[start : start + size])
+            start += size
+        return cls(
+            tuple(parts[1:]), parts[0], header["arena"], tuple(header["buffers"]), tuple(map(_ref_of_json, header["inputs"])),
+            tuple(map(_ref_of_json, header["outputs"])), header["may_commit"],
+        )  # fmt: skip
+
+
+def _ref_to_json(ref: Ref) -> list[Any]:
+    return [ref.buffer, ref.offset, ref.dtype.name, ref.layout.shape, ref.layout.strides, ref.layout.offset]
+
+
+def _ref_of_json(parts: list[Any]) -> Ref:
+    buffer, offset, name, shape, strides, start = parts
+    return Ref(buffer, offset, DTYPES[name], Layout(tuple(shape), tuple(strides), start))
+
+
+def image_of(made: Program, begin: float) -> Image:
+    """Compile a generated program.  After a second a line says what takes so long; ``begin`` is when the user began to wait."""
+    f, texts = made.function, list(made.kernels.values())
+    objects: list[bytes] = []
+    said = False
+    for n, text in enumerate(texts):
+        if not said and time.perf_counter() - begin > PATIENCE:
+            print(f"compiling @{f.name} of {made.module.name}: kernel {n} of {len(texts)}", file=sys.stderr)
+            said = True
+        objects.append(engine.object_of(text, about=f"kernel of @{f.name}, {made.module.name}"))
+    objects.append(engine.object_of(made.main, about=f"steps of @{f.name}, {made.module.name}"))
+    inputs = [made.ref(v) for v, role in zip(f.arguments, f.roles, strict=True) if role in ("input", None)]
+    outputs = [made.ref(v) for v, m in zip(f.results, f.marks, strict=True) if m is None or m.kind != "update"]
+    return Image(
+        tuple(objects),
+        made.blob().tobytes(),
+        made.memory.arena_bytes,
+        tuple(made.buffers),
+        tuple(inputs),
+        tuple(outputs),
+        made.may_commit,
+    )
+
+
+class LlvmProgram(Executable):
+    """A program in native code.
+
+    ``plan`` gives the generated program that an image was compiled from; it is asked only for what running does not take: ``source``,
+    ``kernels``, ``steps`` and the error of a failed check.
+    """
+
+    def __init__(self, image: Image, traced: Function, plan: Callable[[], Program], in_place: bool) -> None:
+        self._image, self._traced, self._plan = image, traced, plan
+        self.commits = in_place and image.may_commit and bool(traced.state())
+        symbols = {**blas.symbols(), "tapeir_parallel": threads.address()}
+        self._library = engine.Library(image.objects, symbols)
+        self._run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._library.address("run"))
+        self._constants = aligned_bytes(len(image.constants))
+        self._constants[:] = np.frombuffer(image.constants, np.uint8)
+        self._arena = aligned_bytes(image.arena)
+        self._status = np.zeros(8, np.int64)
+        self._state: State | None = None
+        self.memory = image.arena + len(image.constants)
+
+    @cached_property
+    def program(self) -> Program:
+        """The generated program."""
+        return self._plan()
+
+    @property
+    def function(self) -> Function:  # type: ignore[override]
+        """The planned function."""
+        return self.program.function
+
+    @property
+    def source(self) -> str:  # type: ignore[override]
+        """The LLVM text of all kernels and steps."""
+        return "\n\n".join([*self.program.kernels.values(), self.program.main])
+
+    @cached_property
+    def kernels(self) -> dict[str, list[str]]:  # type: ignore[override]
+        """Each kernel, and the ops and source lines in it."""
+        made = self.program
+        return {kernel_name(i, names): _contents(i, made.module) for i, names in made.names.items()}
+
+    def address_of(self, step: str) -> int:
+        """Where the code of a step begins."""
+        return self._library.address(step)
+
+    def buffers(self, state: State | None, which: int, arena: Array) -> dict[str, Array]:
+        """The bytes of every buffer by name, for one side of the state."""
+        buffers = {"arena": arena, "constants": self._constants, "status": self._status.view(np.uint8)}
+        if state is not None:
+            for side, chosen in (("state", which), ("next", which if self.commits else 1 - which)):
+                buffers.update({f"{side} {d.name}": b for d, b in state.buffers[chosen].items()})
+        return buffers
+
+    def bases(self, buffers: dict[str, Array]) -> Array:
+        """The addresses that ``run`` and the steps take."""
+        return np.array([buffers[name].ctypes.data for name in self._image.buffers], np.uint64)
+
+    def error(self, code: int) -> IRError:
+        """The error of the check that failed."""
+        return self.program.fails[code - 1](self._status)
+
+    def bind(self, state: State) -> Bound:
+        run, image = self._run, self._image
+        sides: list[Any] = []
+        for which in (0, 1):
+            buffers = self.buffers(state, which, self._arena)
+            bases = self.bases(buffers)
+            into, out = ([window(buffers, r) for r in refs] for refs in (image.inputs, image.outputs))
+            sides.append((bases.ctypes.data, into, out, bases, buffers))
+        copyto = np.copyto
+
+        def call(*given: Array) -> tuple[Array, ...]:
+            address, into, out, _, _ = sides[state.current]
+            for to, array in zip(into, given, strict=True):
+                copyto(to, array)
+            code = run(address)
+            if code:
+                raise self.error(code)
+            return tuple([array.copy() for array in out])
+
+        return call
+
+    def run(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        f = self._traced
+        if self._state is None:
+            self._state = State({v.name or "": v.type for v, _ in f.state()})
+            self._call_bound = self.bind(self._state)
+        state = self._state
+        inputs: list[Array] = []
+        for v, role, array in zip(f.arguments, f.roles, arrays, strict=True):
+            if role in ("input", None):
+                inputs.append(array)
+            else:
+                np.copyto(state[v.name or ""], array)
+        outputs = iter(self._call_bound(*inputs))
+        new = state.__getitem__ if self.commits else state.next
+        return tuple(
+            np.array(new(m.of.name or "")) if m is not None and m.kind == "update" else next(outputs) for m in f.marks
+        )
+
+    def steps(self) -> Steps:
+        return _LlvmSteps(self)
+
+
+def kernel_name(i: Instruction, names: Sequence[str]) -> str:
+    """The name in ``kernels`` of an instruction whose steps have these names."""
+    return f"{i.attrs['kernel'] if isinstance(i.op, Control) else i.op.name}_{names[0][1:]}"
+
+
+def _contents(i: Instruction, module: Module) -> list[str]:
+    """The ops and source lines of a kernel."""
+    ops = [i.op.name]
+    if isinstance(i.op, Control):
+        ops = [
+            inner.op.name for inner in module[i.attrs[i.op.bodies[0]]].instructions if not isinstance(inner.op, Source)
+        ]
+    return [*ops, *[f"{p.file}:{p.line}" for p in i.location]]
+
+
+class _LlvmSteps:
+    """A program's steps run one by one on memory of their own."""
+
+    def __init__(self, program: LlvmProgram) -> None:
+        self.function = program.function
+        self._program, self._made = program, program.program
+        state = State({v.name or "": v.type for v, _ in self.function.state()})
+        self._buffers = program.buffers(state, 0, aligned_bytes(self._made.memory.arena_bytes))
+        self._bases = program.bases(self._buffers)
+
+    def _array(self, value: Value) -> Array:
+        return window(self._buffers, self._made.ref(value))
+
+    def write(self, value: Value, array: Array) -> None:
+        if self._made.ref(value).buffer != "constants":
+            np.copyto(self._array(value), array)
+
+    def read(self, value: Value) -> Array:
+        return np.array(self._array(value))
+
+    def run(self, i: Instruction) -> None:
+        for name in self._made.names.get(i, ()):
+            step = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._program.address_of(name))
+            code = step(self._bases.ctypes.data)
+            if code:
+                raise self._program.error(code)
+
+    def kernel(self, i: Instruction) -> str:
+        names = self._made.names.get(i)
+        return kernel_name(i, names) if names else i.op.name

@@ -1,0 +1,89 @@
+"""Where the values of a planned function lie: buffers, byte offsets and layouts, read from the places that plan gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ...ir import Function, Value
+from ...ir.op import Join, Layout, View
+from ...ir.types import DTYPES, Array, DType, Shape, key
+from ...passes.plan import state_layout
+
+
+class Ref(NamedTuple):
+    """An array of the program: its buffer, byte offset, dtype and layout (in elements)."""
+
+    buffer: str  # "arena", "scratch", "constant N", "state f32" or "next f32"
+    offset: int
+    dtype: DType
+    layout: Layout
+
+    def window(self) -> tuple[int, Shape, Shape]:
+        """First byte in the buffer, shape and strides (in elements) of the NumPy array; a key is two words."""
+        layout, keyed = self.layout, self.dtype is key
+        start = self.offset + layout.offset * self.dtype.numpy.itemsize
+        return start, (*layout.shape, 2) if keyed else layout.shape, (1,) if keyed else layout.strides
+
+    def shaped(self, shape: Shape) -> Ref:
+        """The same contiguous elements under another shape."""
+        return self._replace(layout=Layout(shape, Layout.contiguous(shape).strides, self.layout.offset))
+
+
+@dataclass(frozen=True)
+class Number:
+    """A scalar constant of the program."""
+
+    value: bytes
+    dtype: DType
+
+
+class Memory:
+    """The refs of a planned function's values, in the order in which they are made."""
+
+    def __init__(self, function: Function) -> None:
+        self.slots = state_layout({v.name or "": v.type for v, _ in function.state()})
+        self.arena_bytes = int(function.attrs.get("arena", 0))
+        self.refs: dict[Value, Ref | Number] = {}
+
+    def resolve(self, v: Value) -> Ref:
+        """Where a value lies, from its place."""
+        place = v.place
+        assert place is not None, f"{v!r} has no place"
+        if place.kind == "arena":
+            return Ref("arena", place.offset, v.type.dtype, Layout.contiguous(v.type.shape))
+        assert place.of is not None
+        if place.kind == "state":
+            # A join of state leaves is the current state itself; everything else placed in state is new.
+            reads = v.owner is None or isinstance(v.owner.op, Join)
+            return self.state(place.of, v, "state" if reads else "next")
+        base = self.refs[place.of]
+        assert isinstance(base, Ref)
+        assert v.owner is not None
+        if isinstance(v.owner.op, View):
+            layout = v.owner.op.layout(base.layout, **v.owner.attrs)
+            assert layout is not None
+            return base._replace(layout=layout)
+        return Ref(
+            base.buffer,
+            base.offset + base.layout.offset * base.dtype.numpy.itemsize,
+            v.type.dtype,
+            Layout.contiguous(v.type.shape),
+        )
+
+    def state(self, of: Value, v: Value, which: str) -> Ref:
+        """The current (``state``) or new (``next``) buffer of a state argument, for a value of its size."""
+        slot = self.slots[of.name or ""]
+        return Ref(f"{which} {slot.dtype.name}", slot.offset, v.type.dtype, Layout.contiguous(v.type.shape))
+
+
+def window(buffers: Mapping[str, Array], ref: Ref) -> Array:
+    """A ref as an array over the bytes of its buffer."""
+    offset, shape, strides = ref.window()
+    kind = DTYPES[ref.dtype.name].numpy
+    if 0 in shape:
+        return np.empty(shape, kind)
+    return np.ndarray(shape, kind, buffers[ref.buffer], offset, [s * kind.itemsize for s in strides])

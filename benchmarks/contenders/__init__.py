@@ -1,0 +1,1 @@
+"""What ``benchmarks/cpu.py`` compares: the workloads, and TapeIR, PyTorch, JAX and NumPy computing them."""

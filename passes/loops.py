@@ -1,0 +1,351 @@
+"""Loops of a kernel: which dimensions it runs over, and where every value it touches lies as seen from them.
+
+A kernel runs over ``outer x n x inner`` elements, ``n`` being what its reductions combine (a kernel without one has only
+outer dimensions).  Each value is met under an ``Access``: the position of an element in the value's own row-major order as an
+affine function of the loop indices.  Elementwise ops pass the access on, views change it, so no view moves anything.  Where a view
+needs a finer dimension than there is (``[6]`` seen as ``[2, 3]``), the dimension is split and the analysis starts again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..ir import Function, Instruction, Value
+from ..ir.op import Elementwise, Gather, Join, Layout, Random32, Reduce, Source, View
+from ..ir.types import Shape
+
+OUTER, REDUCED, INNER = "outer", "reduced", "inner"
+
+
+class Unfit(Exception):
+    """A function that is no single nest of loops, and why."""
+
+
+class _Split(Exception):
+    def __init__(self, dim: int, size: int) -> None:
+        self.dim, self.size = dim, size
+
+
+@dataclass(frozen=True)
+class Access:
+    """``offset + sum(strides[d] * index[d])``: a position in elements."""
+
+    offset: int
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A condition on the loop indices: ``0 <= position < size``."""
+
+    position: Access
+    size: int
+
+
+@dataclass(frozen=True)
+class Dim:
+    """A loop: how many steps, and whether it is outer, reduced or inner."""
+
+    size: int
+    role: str
+
+
+def grouped(rank: int, axes: Shape) -> tuple[Shape, Shape, Shape]:
+    """The axes of a reduction as (outer, reduced, inner); the order of all is unchanged where the reduced are neighbours."""
+    kept = tuple(a for a in range(rank) if a not in axes)
+    if axes and axes != tuple(range(axes[0], axes[-1] + 1)):
+        return kept, axes, ()
+    outer = tuple(a for a in kept if not axes or a < axes[0])
+    return outer, axes, kept[len(outer) :]
+
+
+def split_of(i: Instruction) -> Shape:
+    """A reduction's operand as sizes ``(outer, n, inner)``."""
+    shape, axes = i.operands[0].type.shape, i.attrs["axes"]
+    sizes = [math.prod(shape[a] for a in group) for group in grouped(len(shape), axes)]
+    return sizes[0], sizes[1], sizes[2]
+
+
+def are_neighbours(axes: Shape) -> bool:
+    """Whether a reduction's axes follow each other, so that its operand needs no move."""
+    return not axes or axes == tuple(range(axes[0], axes[-1] + 1))
+
+
+def _unravel(position: int, shape: Shape) -> list[int]:
+    coordinates: list[int] = []
+    for n in reversed(shape):
+        coordinates.append(position % n)
+        position //= n
+    return coordinates[::-1]
+
+
+class Nest:
+    """The loops of a kernel function.
+
+    ``layouts`` says how each argument lies in memory and ``targets`` each result (row-major contiguous where not given).  Raises
+    ``Unfit`` for a function that is no single nest.
+    """
+
+    def __init__(
+        self, function: Function, layouts: tuple[Layout, ...] | None = None, targets: tuple[Layout, ...] | None = None
+    ) -> None:
+        self.function = function
+        self.targets = targets or tuple(Layout.contiguous(r.type.shape) for r in function.results)
+        self.layouts = layouts or tuple(Layout.contiguous(a.type.shape) for a in function.arguments)
+        self.argument_index = {a: n for n, a in enumerate(function.arguments)}
+        reductions = [i for i in function.instructions if isinstance(i.op, Reduce)]
+        splits = {split_of(i) for i in reductions}
+        if len(splits) > 1 or any(not are_neighbours(i.attrs["axes"]) for i in reductions):
+            raise Unfit("its reductions combine different things")
+        self.reductions = reductions
+        if splits:
+            outer, n, inner = splits.pop()
+            dims = [Dim(outer, OUTER), Dim(n, REDUCED), Dim(inner, INNER)]
+        else:
+            dims = [Dim(max((r.type.size for r in function.results), default=0), OUTER)]
+        self.size = math.prod(d.size for d in dims)
+        self.kept = math.prod(d.size for d in dims if d.role != REDUCED)
+        self.dims = tuple(d for d in dims if d.size != 1 or d.role == REDUCED) or (dims[0],)
+        while True:
+            try:
+                self._analyse()
+                return
+            except _Split as split:
+                d = self.dims[split.dim]
+                parts = (Dim(d.size // split.size, d.role), Dim(split.size, d.role))
+                self.dims = (*self.dims[: split.dim], *parts, *self.dims[split.dim + 1 :])
+                if len(self.dims) > 12:
+                    raise Unfit("it needs too many loops") from None
+
+    # Accesses
+
+    def _contiguous(self, dims: tuple[Dim, ...], keep: bool) -> Access:
+        strides: list[int] = []
+        step = 1
+        for d in reversed(dims):
+            counted = keep or d.role != REDUCED
+            strides.append(step if counted and d.size != 1 else 0)
+            step *= d.size if counted else 1
+        return Access(0, tuple(reversed(strides)))
+
+    def full(self) -> Access:
+        """Every element in order."""
+        return self._contiguous(self.dims, True)
+
+    def reduced(self) -> Access:
+        """Every element of a reduction's result in order."""
+        return self._contiguous(self.dims, False)
+
+    def access_of(self, value: Value) -> Access:
+        """How a result of the kernel is met."""
+        if value.type.size == self.size and not (self.kept == self.size and self._is_reduced(value)):
+            return self.full()
+        if value.type.size != self.kept or not self.reductions:
+            raise Unfit(f"{value.type} is neither of the kernel's size nor of its reductions'")
+        return self.reduced()
+
+    def _is_reduced(self, value: Value) -> bool:
+        return value.owner is not None and isinstance(value.owner.op, Reduce)
+
+    def coordinates(self, access: Access, shape: Shape) -> list[Access]:
+        """A position in a row-major array of ``shape`` as one position per axis; may ask for a finer dimension."""
+        dims = self.dims
+        base = _unravel(access.offset, shape)
+        steps: list[list[int]] = []
+        for d, stride in zip(dims, access.strides, strict=True):
+            sign = -1 if stride < 0 else 1
+            steps.append(
+                [sign * c for c in _unravel(abs(stride), shape)] if stride and d.size > 1 else [0] * len(shape)
+            )
+            if abs(stride) >= max(math.prod(shape), 1) and d.size > 1:
+                raise Unfit("an index runs out of its array")
+        for a in range(len(shape) - 1, -1, -1):
+            low = base[a] + sum(min(0, s[a] * (d.size - 1)) for d, s in zip(dims, steps, strict=True))
+            high = base[a] + sum(max(0, s[a] * (d.size - 1)) for d, s in zip(dims, steps, strict=True))
+            if low < 0 or high >= shape[a]:
+                for n in range(len(dims)):
+                    step = abs(steps[n][a])
+                    if step and shape[a] % step == 0:
+                        part = shape[a] // step
+                        if 1 < part < dims[n].size and dims[n].size % part == 0:
+                            raise _Split(n, part)
+                raise Unfit(f"an index does not follow the axes of {list(shape)}")
+        return [Access(base[a], tuple(s[a] for s in steps)) for a in range(len(shape))]
+
+    def through(self, access: Access, shape: Shape, layout: Layout) -> Access:
+        """The access to where the elements of an array of ``shape`` lie, given their layout."""
+        if layout.is_contiguous and layout.offset == 0:
+            return access
+        offset, strides = layout.offset, [0] * len(self.dims)
+        for axis, step in zip(self.coordinates(access, shape), layout.strides, strict=True):
+            offset += axis.offset * step
+            strides = [s + t * step for s, t in zip(strides, axis.strides, strict=True)]
+        return Access(offset, tuple(strides))
+
+    def argument_access(self, argument: Value, access: Access) -> Access:
+        """Where an argument's element lies in its memory."""
+        return self.through(access, argument.type.shape, self.layouts[self.argument_index[argument]])
+
+    def view(self, i: Instruction, access: Access) -> Access:
+        """The access to a view's operand from that to its result."""
+        source = i.operands[0].type.shape
+        layout = i.op.layout(Layout.contiguous(source), **i.attrs)  # type: ignore[attr-defined]
+        if layout is None:
+            raise Unfit("a view moves its elements")
+        return self.through(access, i.result.type.shape, layout)
+
+    def blocks(self, i: Instruction, access: Access) -> list[tuple[Value, Access, list[Bound]]]:
+        """The operands of a join under their own accesses, and where each of them is met."""
+        found: list[tuple[Value, Access, list[Bound]]] = []
+        axes = self.coordinates(access, i.result.type.shape)
+        for operand, block in zip(i.operands, i.op.blocks(tuple([o.type for o in i.operands]), **i.attrs), strict=True):  # type: ignore[attr-defined]
+            if operand.type.size == 0:
+                continue
+            if any(s != 1 and n != 1 for s, n in zip(block.step, operand.type.shape, strict=True)):
+                raise Unfit("a join spreads its operand")
+            bounds: list[Bound] = []
+            offset, strides = 0, [0] * len(self.dims)
+            contiguous = Layout.contiguous(operand.type.shape).strides
+            for axis, start, n, whole, step in zip(
+                axes, block.start, operand.type.shape, i.result.type.shape, contiguous, strict=True
+            ):
+                position = Access(axis.offset - start, axis.strides)
+                if n != whole:
+                    bounds.append(Bound(position, n))
+                    position = self._within(axis, start, n, whole) or position
+                offset += position.offset * step
+                strides = [s + t * step for s, t in zip(strides, position.strides, strict=True)]
+            found.append((operand, Access(offset, tuple(strides)), bounds))
+        return found
+
+    def _within(self, axis: Access, start: int, n: int, whole: int) -> Access | None:
+        """The position inside a block of equal blocks, given that the block is met: what the dimensions inside of it add."""
+        if axis.offset or start % n or whole % n or min(axis.strides, default=0) < 0:
+            return None
+        inside: list[int] = []
+        reach = 0
+        for d, (dim, stride) in enumerate(zip(self.dims, axis.strides, strict=True)):
+            if stride % n == 0:
+                inside.append(0)
+                continue
+            if stride * (dim.size - 1) >= n:
+                part = n // stride
+                if n % stride == 0 and 1 < part < dim.size and dim.size % part == 0:
+                    raise _Split(d, part)
+                return None
+            inside.append(stride)
+            reach += stride * (dim.size - 1)
+        return Access(0, tuple(inside)) if reach < n else None
+
+    def gather(self, i: Instruction, access: Access) -> tuple[Access, Access, int]:
+        """Of a gather's result: the access to its index, to the gathered array at index 0, and the step of one index there."""
+        walk = i.op.walk(tuple([o.type for o in i.operands]), **i.attrs)  # type: ignore[attr-defined]
+        outer, count, inner = self.coordinates(access, (walk.outer, walk.count, walk.inner))
+        step = walk.size * walk.inner
+        base = Access(
+            outer.offset * step + inner.offset,
+            tuple(o * step + n for o, n in zip(outer.strides, inner.strides, strict=True)),
+        )
+        return (count if walk.shared else access), base, walk.inner
+
+    def is_picked(self, i: Instruction) -> bool:
+        """Whether a gather takes one element of each reduced row of a value that the kernel computes."""
+        return isinstance(i.op, Gather) and i.operands[0] not in self.argument_index
+
+    # Analysis
+
+    def reads(self, i: Instruction, access: Access) -> Iterator[tuple[Value, Access]]:
+        """The operands of an instruction and the accesses under which it reads them."""
+        op = i.op
+        if isinstance(op, Elementwise):
+            for o in i.operands:
+                yield o, access
+        elif isinstance(op, View):
+            yield i.operands[0], self.view(i, access)
+        elif isinstance(op, Reduce):
+            if access != self.reduced():
+                raise Unfit("a reduction's result is met in another order")
+            yield i.operands[0], self.full()
+        elif isinstance(op, Join):
+            for operand, inner, _ in self.blocks(i, access):
+                yield operand, inner
+        elif isinstance(op, Gather):
+            if self.is_picked(i):
+                walk = op.walk(tuple([o.type for o in i.operands]), **i.attrs)
+                row = (self.kept, walk.size) == (walk.outer, math.prod(d.size for d in self.dims if d.role == REDUCED))
+                if not row or walk.count != 1 or walk.inner != 1 or walk.shared or access != self.reduced():
+                    raise Unfit("a gather meets its operand in another order")
+                yield i.operands[1], access
+                yield i.operands[0], self.full()
+            else:
+                index, _, _ = self.gather(i, access)
+                yield i.operands[1], index
+        elif not isinstance(op, (Source, Random32)):
+            raise Unfit(f"{op.name} is no part of a nest of loops")
+
+    def _analyse(self) -> None:
+        """Visit everything once, so that every dimension is fine enough."""
+        self.levels: dict[Value, int] = {}
+        seen: set[tuple[Value, Access]] = set()
+        pending = [(v, self.access_of(v)) for v in self.function.results]
+        self.accesses = tuple(access for _, access in pending)
+        self.stores = tuple(
+            self.through(access, v.type.shape, target)
+            for (v, access), target in zip(pending, self.targets, strict=True)
+        )
+        self.argument_accesses: dict[Value, set[Access]] = {a: set() for a in self.function.arguments}
+        while pending:
+            value, access = pending.pop()
+            if (value, access) in seen:
+                continue
+            seen.add((value, access))
+            if value in self.argument_index:
+                self.argument_accesses[value].add(self.argument_access(value, access))
+            else:
+                assert value.owner is not None
+                if isinstance(value.owner.op, Gather) and not self.is_picked(value.owner):
+                    self.argument_accesses[value.owner.operands[0]].add(Access(-1, ()))
+                pending += self.reads(value.owner, access)
+        for a in self.function.arguments:
+            self.levels[a] = 0
+        for i in self.function.instructions:
+            level = max((self.levels[o] for o in i.operands), default=0)
+            level += isinstance(i.op, Reduce)
+            for r in i.results:
+                self.levels[r] = level
+        if any(d.role == REDUCED for d in self.dims):
+            reduced = [d.size for d in self.dims if d.role == REDUCED]
+            if self.lanes_reduced and len(reduced) > 1 and reduced[-1] % 16:
+                raise Unfit("rows do not split into whole vectors")
+
+    @property
+    def lanes_reduced(self) -> bool:
+        """Whether vectors lie along the reduced dimension (a row kernel)."""
+        return self.dims[-1].role == REDUCED
+
+    @property
+    def kind(self) -> str:
+        """``map``, ``row`` or ``column``."""
+        if not self.reductions:
+            return "map"
+        return "row" if self.lanes_reduced else "column"
+
+    @property
+    def phases(self) -> int:
+        """How often the reduced dimension is run through."""
+        return 1 + max((self.levels[v] for v in self.function.results), default=0)
+
+    def overwrites(self) -> set[tuple[int, int]]:
+        """Pairs (argument, result) that may share memory: the argument is met only where and not later than the result is written."""
+        found: set[tuple[int, int]] = set()
+        if self.reductions or any(r in self.argument_index for r in self.function.results):
+            return found  # a later phase, or a copy, may read what was written over
+        for a, argument in enumerate(self.function.arguments):
+            accesses = self.argument_accesses[argument]
+            for r, (result, store) in enumerate(zip(self.function.results, self.stores, strict=True)):
+                if accesses == {store} and argument.type.nbytes == result.type.nbytes:
+                    if argument.type.dtype.bits == result.type.dtype.bits:
+                        found.add((a, r))
+        return found
