@@ -71,7 +71,7 @@ class CompiledBackend:
         else:
             from .llvm_program import compile_native
 
-            key = f"{self.cache_key()}\n{func.name}" if provenance is None else None
+            key = self.cache_key() if provenance is None else None
             program = compile_native(module, func, lowered, key, in_place, begin)
         program.compile_seconds = time.perf_counter() - begin
         return program

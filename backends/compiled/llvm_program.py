@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import inspect
 import json
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache as cache_once
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,23 @@ from .memory import Ref, window
 
 PATIENCE = 1.0
 """Seconds after which a line tells what is being compiled."""
+
+
+def program_key(module: Module, traced: Function, key: str) -> str:
+    """The name of a program in the cache: of its traced text with locations, and of everything that compiles it."""
+    foreign = {type(i.op) for f in module for i in f.instructions if not type(i.op).__module__.startswith("tapeir.")}
+    own = [inspect.getsource(c) for c in sorted(foreign, key=lambda c: c.__qualname__)]
+    parts = [key, traced.name, sources(), *own, print_module(module, locations=True)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@cache_once
+def sources() -> str:
+    """A fingerprint of this package's files: programs of an edited compiler are compiled again."""
+    root = Path(__file__).parents[2]
+    files = sorted(path for folder in root.iterdir() if folder.is_dir() for path in folder.rglob("*.py"))
+    stats = [(str(p.relative_to(root)), s.st_size, s.st_mtime_ns) for p in files for s in [p.stat()]]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
 def compile_native(
@@ -47,8 +67,7 @@ def compile_native(
     if key is None:
         made = plan()
         return LlvmProgram(image_of(made, begin), traced, lambda: made, in_place)
-    text = print_module(module, locations=True)
-    name = hashlib.sha256(f"{key}\n{text}".encode()).hexdigest()
+    name = program_key(module, traced, key)
     data = cache.read("programs", name)
     if data is not None:
         return LlvmProgram(Image.from_bytes(data), traced, plan, in_place)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...ir.scalar import COMPARISONS, Scalar, ScalarBuilder
 from ...ir.types import DType, bool_, f32
-from . import math
+from .math import FUNCTIONS
 
 _BINARY = {
     "add": ("add", "add", "fadd"), "sub": ("sub", "sub", "fsub"), "mul": ("mul", "mul", "fmul"), "div": ("sdiv", "udiv", "fdiv"),
@@ -79,8 +79,8 @@ class VectorBuilder(ScalarBuilder):
         return Scalar(dtype, text if self.width == 1 else f"splat ({self.scalar_type(dtype)} {text})")
 
     def emit(self, primitive: str, arguments: tuple[Scalar, ...], dtype: DType) -> Scalar:
-        if primitive in math.FUNCTIONS:
-            return math.FUNCTIONS[primitive](self, *arguments)
+        if primitive in FUNCTIONS:
+            return FUNCTIONS[primitive](self, *arguments)
         a = arguments[0]
         if primitive in COMPARISONS:
             return self._compare(primitive, a, arguments[1])
