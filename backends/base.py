@@ -18,6 +18,28 @@ GROUP = "tapeir.backends"
 Bound = Callable[..., tuple[Array, ...]]
 
 
+class PlannedMemory(int):
+    """Bytes that a program holds besides state.
+
+    ``values`` is what they would be if every value had memory of its own, and ``bound`` what is alive at one time, below which they
+    cannot be.
+    """
+
+    values: int
+    bound: int
+
+    def __new__(cls, planned: int, values: int, bound: int) -> PlannedMemory:
+        made = super().__new__(cls, planned)
+        made.values, made.bound = values, bound
+        return made
+
+    @classmethod
+    def of(cls, function: Function, besides: int) -> PlannedMemory:
+        """Of a planned function, with what the program holds besides its arena."""
+        arena, values, bound = (int(function.attrs.get(name, 0)) for name in ("arena", "values", "bound"))
+        return cls(arena + besides, values + besides, bound + besides)
+
+
 class Steps(Protocol):
     """A compiled program run kernel by kernel: ``function`` is what it was made from, and each of its instructions a kernel.
 
@@ -46,7 +68,7 @@ class Executable:
     source: str = ""
     commits: bool = False
     """Whether a bound call itself makes the new state current (it then wrote it in place)."""
-    memory: int = 0
+    memory: PlannedMemory = PlannedMemory(0, 0, 0)
     compile_seconds: float = 0.0
 
     def __init__(self, function: Function) -> None:

@@ -1,5 +1,9 @@
 """decompose: a composite is replaced by its decomposition, again and again until none is left.
 
+A reduction over axes that are no neighbours becomes one of the permuted operand, and one that keeps its axes a reshape of one that does not::
+
+    sum(x, axes = [0, 2], keepdims = true)  is  reshape(sum(permute_dims(x, [1, 0, 2]), axes = [1, 2]))
+
 Names, sites of random draws and locations stay.
 """
 
@@ -8,15 +12,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..ir import Builder, Function, Instruction, Value
-from ..ir.op import Composite
+from ..ir.op import Composite, Reduce
+from .loops import are_neighbours, grouped
 from .manager import Context, Pass, per_function
 from .rewrite import sweep
+
+
+def _plain(build: Builder, i: Instruction) -> tuple[Value, ...]:
+    """A reduction over neighbours, without its axes, in views."""
+    x, axes = i.operands[0], i.attrs["axes"]
+    groups = grouped(x.type.rank, axes)
+    order = sum(groups, ())
+    if order != tuple(range(x.type.rank)):
+        x = build.permute_dims(x, axes=order)
+    start = len(groups[0])
+    attrs = {"axes": tuple(range(start, start + len(axes))), "keepdims": False}
+    made = build.recorder.bind(i.op, (x,), attrs)[0]
+    return (made if made.type == i.result.type else build.reshape(made, shape=i.result.type.shape),)
 
 
 def _decompose(function: Function, context: Context) -> bool:
     """Composites become their decompositions."""
 
     def visit(build: Builder, i: Instruction) -> Sequence[Value] | None:
+        if isinstance(i.op, Reduce) and (i.attrs["keepdims"] or not are_neighbours(i.attrs["axes"])):
+            return _plain(build, i) if context.spend("plain reduction", i) else None
         if not isinstance(i.op, Composite):
             context.note(i, "decompose: it is no composite")
             return None

@@ -113,6 +113,8 @@ class Fuser:
         self.users: dict[Value, list[Instruction]] = {}
         self.sources: dict[Value, tuple[Value, Layout | None]] = {}
         self.cloned: dict[Value, tuple[Value, ...] | None] = {}
+        self.checked = {i.operands[i.op.check.operand] for i in function.instructions if i.op.check is not None}
+        """Operands that are looked at before a kernel runs, so they are in memory."""
         self.position = {i: n for n, i in enumerate(function.instructions)}
         for i in function.instructions:
             for o in i.operands:
@@ -178,7 +180,8 @@ class Fuser:
     def _clone_leaves(self, v: Value) -> tuple[Value, ...] | None:
         """What a cheap producer reads, if it is to be computed again by each kernel that needs it."""
         if v not in self.cloned:
-            self.cloned[v] = self._find_leaves(v)
+            checked = v in {self.source(c)[0] for c in self.checked}
+            self.cloned[v] = None if checked else self._find_leaves(v)
         return self.cloned[v]
 
     def _find_leaves(self, v: Value) -> tuple[Value, ...] | None:
@@ -230,7 +233,7 @@ class Fuser:
 
     def _reads_in_place(self, i: Instruction, inside: set[Group], size: int, split: Shape | None, full: bool) -> bool:
         """Whether an op meets the values of some groups, taken as one, where they are made."""
-        for o in i.operands:
+        for n, o in enumerate(i.operands):
             source, layout = self.source(o)
             owner = source.owner
             if owner is None or owner not in self.group_of:
@@ -239,7 +242,7 @@ class Fuser:
             if group not in inside:
                 continue
             reduced = source in group.reduced
-            if isinstance(i.op, (Join, View)):
+            if isinstance(i.op, (Join, View)) or (i.op.check is not None and i.op.check.operand == n):
                 return False
             if full and reduced:
                 if split is None or not _spreads(layout, split):

@@ -282,7 +282,10 @@ class Nest:
             else:
                 index, _, _ = self.gather(i, access)
                 yield i.operands[1], index
-        elif not isinstance(op, (Source, Random32)):
+        elif isinstance(op, Source):
+            if op.element is not None:
+                self.coordinates(access, i.result.type.shape)
+        elif not isinstance(op, Random32):
             raise Unfit(f"{op.name} is no part of a nest of loops")
 
     def _analyse(self) -> None:

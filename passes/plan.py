@@ -4,6 +4,10 @@
 for elementwise ops that write in place.  ``state(%p)``: for an argument its buffer, for a new value the buffer of the next state.
 Constants have no place.  The leaves of a fused update lie in one piece: state leaves already do, gradients are written there.
 
+The ops are put in an order that needs less memory where there is one (``passes/schedule.py``).  The function's attributes tell ``arena``, the
+bytes of the program's memory; ``bound``, the most that is alive at one time, below which no arena of this order can be; and ``values``, what
+they would be if each value had its own.
+
 The function ends in its commit segment: the ops that write new state where the old one lies.  None of them can fail, all that can has run
 before, and nobody reads a piece of the old state after it was written.
 """
@@ -20,6 +24,7 @@ from ..ir.op import Contract, Control, Elementwise, Gather, Join, Layout, Reduce
 from ..ir.types import DType, TensorType
 from .loops import Nest, Unfit
 from .manager import Context, Pass
+from .schedule import scheduled
 
 ALIGNMENT = 64
 """Bytes to which slices of state and arena are aligned."""
@@ -64,6 +69,8 @@ class Arena:
 
     def __init__(self) -> None:
         self.end = 0
+        self.live = self.peak = 0
+        """Bytes in use now, and the most there ever were."""
         self._sizes: list[tuple[int, int]] = []  # (size, offset) of every gap, sorted
         self._ends: dict[int, int] = {}  # offset of a gap -> its end
         self._starts: dict[int, int] = {}  # end of a gap -> its offset
@@ -81,6 +88,8 @@ class Arena:
     def take(self, size: int) -> int:
         """The offset of ``size`` bytes, now in use."""
         size = _aligned(size)
+        self.live += size
+        self.peak = max(self.peak, self.live)
         place = bisect_left(self._sizes, (size, 0))
         if place < len(self._sizes):
             offset = self._sizes[place][1]
@@ -97,6 +106,7 @@ class Arena:
     def give(self, offset: int, size: int) -> None:
         """Return bytes that nobody uses any more."""
         end = offset + _aligned(size)
+        self.live -= _aligned(size)
         if end in self._ends:
             end = self._remove(end)
         if offset in self._starts:
@@ -132,6 +142,7 @@ class Planner:
         f = self.function
         for v in f.values():
             v.place = None
+        f.instructions = scheduled(f, self.module)
         for i in f.instructions:
             for o in i.operands:
                 self.users.setdefault(o, []).append(i)
@@ -405,7 +416,11 @@ class Planner:
             for memory in ends[n]:
                 if memory in held and self.last.get(memory, n) <= n:
                     arena.give(held.pop(memory), memory.type.nbytes)
-        self.function.attrs["arena"] = arena.end
+        own = {self._memory(r) for i in self.function.instructions for r in i.results if r not in self.constants}
+        own.update(self._memory(v) for v in self.function.inputs())
+        values = sum(_aligned(v.type.nbytes) for v in own if v.place is not None and v.place.kind != "state")
+        values += sum(_aligned(r.type.nbytes) for r in self.moved)
+        self.function.attrs.update({"arena": arena.end, "bound": arena.peak, "values": values})
 
     def _take_over(self, memory: Value, r: Value, n: int, ends: list[list[Value]]) -> None:
         """The in-place result lives on in its operand's memory."""

@@ -24,9 +24,13 @@ from ..ir.types import Array, DType, dtype, f32, f64, key, type_of
 from . import checkpoint
 from .entries import STEP, Declarations, Setting, function_of, record, state_types
 from .guard import is_finite, nonfinite_error
+from .reference import wide_values
 
 FORMAT = 1
 IGNORED = "num_batches_tracked"
+
+
+NUMERICS = ("exact", "fast")
 
 
 class Key(NamedTuple):
@@ -143,8 +147,8 @@ class Runtime:
     # Construction and settings
 
     def _choose(self, backend: str, numerics: str, guard: str | None) -> None:
-        if numerics != "exact":
-            raise ValueError(f"numerics {numerics!r} is not known; exact")
+        if numerics not in NUMERICS:
+            raise ValueError(f"numerics {numerics!r} is not known; {' or '.join(NUMERICS)}")
         if guard not in (None, "nonfinite"):
             raise ValueError(f"guard {guard!r} is not known; nonfinite, or None")
         chosen = get(backend)
@@ -285,7 +289,7 @@ class Runtime:
     def _compile(self, entry: str, types: tuple[TensorType, ...]) -> Artifact:
         name, mode = _entry_and_mode(entry)
         function = function_of(self.setting, name, mode, types, grads=entry.startswith("grads"))
-        options = {"in_place": entry == "train_step" and self.guard is None}
+        options = {"in_place": entry == "train_step" and self.guard is None, "numerics": self.numerics}
         executable = compile_module(self.backend, IRModule(self.name, [function]), function.name, self.device, options)
         self.artifacts[Key(entry, types, self.numerics, self.guard)] = executable
         updated = {m.of.name for m in function.marks if m is not None and m.kind == "update"}
@@ -297,6 +301,27 @@ class Runtime:
             any(v.type.dtype is key for v in function.inputs()),
             unchanged,
         )
+
+    def distance(self, *batch: Any) -> dict[str, float]:
+        """How far the loss and the gradients of a batch are from a float64 evaluation, in exact numerics and in the runtime's.
+
+        The largest difference in any element, relative to the largest element of all gradients.  Nothing is updated.
+        """
+        entry = f"grads_{self.mode}"
+        arrays = [self._prepare(x) for x in batch]
+        function = self._record(entry, arrays, Tape())
+        reference = wide_values(function, [v.array for v in function.arguments])
+        found = {"exact": [v.array for v in function.results]}
+        if self.backend.name != "eager":
+            found[self.numerics] = list(self._run_compiled(entry, arrays, commit=False))
+        kept = [n for n, m in enumerate(function.marks) if m is None or m.kind == "grad"]
+        found["exact"] = [found["exact"][n] for n in kept]
+        wide = [reference[function.results[n]] for n in kept]
+        scale = max((float(np.abs(a).max(initial=0.0)) for a in wide[1:]), default=0.0) or 1.0
+        return {
+            name: max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(results, wide, strict=True)) / scale
+            for name, results in found.items()
+        }
 
     def arguments(self, function: Function, *batch: Any) -> list[Array]:
         """The arrays that an entry's function would be run on now: a batch, the state and the seed's key."""

@@ -63,7 +63,9 @@ class CompiledBackend:
         provenance: Provenance | None = options.get("provenance")
 
         def lowered() -> Module:
-            return lower(module, "planned" if target() == "native" else NUMPY, verify_each=verify_each, provenance=provenance)
+            return lower(
+                module, "planned" if target() == "native" else NUMPY, verify_each=verify_each, provenance=provenance
+            )
 
         if target() == "numpy":
             planned = lowered()
@@ -72,7 +74,8 @@ class CompiledBackend:
             from .llvm_program import compile_native
 
             key = self.cache_key() if provenance is None else None
-            program = compile_native(module, func, lowered, key, in_place, begin)
+            fast = options.get("numerics", "exact") == "fast"
+            program = compile_native(module, func, lowered, key, in_place, fast, begin)
         program.compile_seconds = time.perf_counter() - begin
         return program
 

@@ -22,7 +22,7 @@ from ...ir.op import Control, Layout, Source
 from ...ir.print import print_module
 from ...ir.types import DTYPES, Array
 from .. import cache
-from ..base import Bound, Executable, Steps
+from ..base import Bound, Executable, PlannedMemory, Steps
 from ..native import blas, engine, threads
 from ..state import State, aligned_bytes
 from .llvm_target import Program
@@ -50,24 +50,31 @@ def sources() -> str:
 
 
 def compile_native(
-    module: Module, traced: Function, lowered: Callable[[], Module], key: str | None, in_place: bool, begin: float
+    module: Module,
+    traced: Function,
+    lowered: Callable[[], Module],
+    key: str | None,
+    in_place: bool = False,
+    fast: bool = False,
+    begin: float = 0.0,
 ) -> LlvmProgram:
     """A traced function as a native program, from the disk cache where it was compiled before.
 
     ``lowered`` takes its module to the planned stage, ``key`` names everything else that the program depends on (None: it is not
-    cached), and ``begin`` is when the user began to wait.
+    cached), ``in_place`` lets it write new state over the old, ``fast`` lets it round otherwise, and ``begin`` is when the user began
+    to wait.
     """
 
     def plan() -> Program:
         planned = lowered()
-        made = Program(planned[traced.name], planned)
+        made = Program(planned[traced.name], planned, fast)
         made.generate()
         return made
 
     if key is None:
         made = plan()
         return LlvmProgram(image_of(made, begin), traced, lambda: made, in_place)
-    name = program_key(module, traced, key)
+    name = program_key(module, traced, f"{key} fast {fast}")
     data = cache.read("programs", name)
     if data is not None:
         return LlvmProgram(Image.from_bytes(data), traced, plan, in_place)
@@ -86,6 +93,7 @@ class Image:
     objects: tuple[bytes, ...]
     constants: bytes
     arena: int
+    memory: tuple[int, int, int]  # planned bytes, of all values, alive at one time
     buffers: tuple[str, ...]
     inputs: tuple[Ref, ...]
     outputs: tuple[Ref, ...]
@@ -94,7 +102,7 @@ class Image:
     def to_bytes(self) -> bytes:
         """As one piece: the length of a JSON header, the header, the parts."""
         header = {
-            "sizes": [len(self.constants), *map(len, self.objects)], "arena": self.arena, "buffers": self.buffers,
+            "sizes": [len(self.constants), *map(len, self.objects)], "arena": self.arena, "memory": self.memory, "buffers": self.buffers,
             "inputs": [_ref_to_json(r) for r in self.inputs], "outputs": [_ref_to_json(r) for r in self.outputs],
             "may_commit": self.may_commit,
         }  # fmt: skip
@@ -111,7 +119,7 @@ class Image:
             parts.append(data[start : start + size])
             start += size
         return cls(
-            tuple(parts[1:]), parts[0], header["arena"], tuple(header["buffers"]), tuple(map(_ref_of_json, header["inputs"])),
+            tuple(parts[1:]), parts[0], header["arena"], tuple(header["memory"]), tuple(header["buffers"]), tuple(map(_ref_of_json, header["inputs"])),
             tuple(map(_ref_of_json, header["outputs"])), header["may_commit"],
         )  # fmt: skip
 
@@ -138,10 +146,13 @@ def image_of(made: Program, begin: float) -> Image:
     objects.append(engine.object_of(made.main, about=f"steps of @{f.name}, {made.module.name}"))
     inputs = [made.ref(v) for v, role in zip(f.arguments, f.roles, strict=True) if role in ("input", None)]
     outputs = [made.ref(v) for v, m in zip(f.results, f.marks, strict=True) if m is None or m.kind != "update"]
+    constants = made.blob().tobytes()
+    memory = PlannedMemory.of(f, len(constants))
     return Image(
         tuple(objects),
-        made.blob().tobytes(),
+        constants,
         made.memory.arena_bytes,
+        (int(memory), memory.values, memory.bound),
         tuple(made.buffers),
         tuple(inputs),
         tuple(outputs),
@@ -167,7 +178,7 @@ class LlvmProgram(Executable):
         self._arena = aligned_bytes(image.arena)
         self._status = np.zeros(8, np.int64)
         self._state: State | None = None
-        self.memory = image.arena + len(image.constants)
+        self.memory = PlannedMemory(*image.memory)
 
     @cached_property
     def program(self) -> Program:

@@ -33,8 +33,8 @@ MOST_CHUNKS = 16
 class Program:
     """The text of one program: a module for each kernel, and ``main`` with the steps and ``run``."""
 
-    def __init__(self, function: Function, module: Module) -> None:
-        self.function, self.module = function, module
+    def __init__(self, function: Function, module: Module, fast: bool = False) -> None:
+        self.function, self.module, self.fast = function, module, fast
         self.memory = Memory(function)
         self.constants: list[Array] = []
         self._constant_refs: dict[bytes, Ref] = {}
@@ -119,7 +119,7 @@ class Program:
         targets = tuple(r.layout for r in results)
         form = (_form(function), layouts, targets)
         if form not in self.known:
-            writer = NestWriter(Nest(function, layouts, targets), "KERNEL")
+            writer = NestWriter(Nest(function, layouts, targets), "KERNEL", self.fast)
             text = "\n".join([*sorted(writer.declarations), *writer.functions.values(), writer.text])
             name = "k" + hashlib.sha256(text.encode()).hexdigest()[:24]
             self.kernels[name] = text.replace("@KERNEL", f"@{name}")
@@ -227,24 +227,9 @@ class Program:
             )
 
     def _single(self, i: Instruction, results: list[Ref]) -> list[list[str]]:
-        """An instruction as a kernel of its own; a reduction over axes that are no neighbours moves its operand first."""
-        if isinstance(i.op, Reduce):
-            groups = grouped(i.operands[0].type.rank, i.attrs["axes"])
-            order = sum(groups, ())
-            if order != tuple(range(len(order))):
-                return [self.kernel(*self._permuted(i, order, len(groups[0])), results)]
+        """An instruction as a kernel of its own."""
         function, taken = self.alone(i)
         return [self.kernel(function, [self.ref(o) for o in taken], results)]
-
-    def _permuted(self, i: Instruction, order: Shape, kept: int) -> tuple[Function, list[Ref]]:
-        recorder = GraphBuilder()
-        build = Builder(recorder)
-        x = recorder.argument(i.operands[0].type)
-        moved = build.permute_dims(x, axes=order)
-        made = recorder.bind(i.op, (moved,), {**i.attrs, "axes": tuple(range(kept, len(order)))})[0]
-        if made.type != i.result.type:
-            made = build.reshape(made, shape=i.result.type.shape)
-        return recorder.function("k", [(x, None)], [(made, None)]), [self.ref(i.operands[0])]
 
     def _rows(self, v: Value) -> Ref:
         ref = self.ref(v)
@@ -347,7 +332,8 @@ class Program:
                 if layout is not None:
                     given[inner.result] = given[inner.operands[0]]._replace(layout=layout)
             if rule is not None and rule.applies(tuple([o.type for o in inner.operands])):
-                found.append((inner, given[inner.operands[rule.operand]]))
+                operand = inner.operands[rule.operand]
+                found.append((inner, given[operand] if operand in given else self.ref(operand)))
         return found
 
     def _check(self, i: Instruction, ref: Ref) -> list[str]:

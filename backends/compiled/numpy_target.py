@@ -36,7 +36,7 @@ from ...ir.types import DTYPES, Array, Shape, i64, u32, u64
 from ...passes.loops import grouped
 from ...passes.plan import Arena
 from .. import kernels
-from ..base import Bound, Executable, Steps
+from ..base import Bound, Executable, PlannedMemory, Steps
 from ..state import State, aligned_bytes
 from .memory import Memory, Number, Ref
 from .numpy_writer import Recorded, Writer
@@ -59,7 +59,8 @@ class NumpyProgram(Executable):
         self._state: State | None = None
         self._calls = dict(_CALLS)
         self._generate()
-        self.memory = self._arena_bytes + self._out.scratch_bytes + sum(c.nbytes for c in self._out.constants)
+        constants = sum(c.nbytes for c in self._out.constants)
+        self.memory = PlannedMemory.of(function, self._out.scratch_bytes + constants)
         code = compile(self.source, f"<tapeir {module.name}.{function.name} {id(self):x}>", "exec")
         linecache.cache[code.co_filename] = (len(self.source), None, self.source.splitlines(True), code.co_filename)
         scope: dict[str, Any] = {}

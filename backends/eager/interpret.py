@@ -17,7 +17,7 @@ from ...ir.record import blame
 from ...ir.scalar import Scalar, ScalarBuilder
 from ...ir.types import Array, DType, Shape, TensorType, u32
 from .. import kernels
-from ..base import Executable
+from ..base import Executable, PlannedMemory
 
 
 class ArrayScalars(ScalarBuilder):
@@ -150,7 +150,8 @@ class Interpreter(Executable):
         super().__init__(function)
         self.module = module
         self.source = str(function)
-        self.memory = sum(r.type.nbytes for i in function.instructions for r in i.results)
+        values = sum(r.type.nbytes for i in function.instructions for r in i.results)
+        self.memory = PlannedMemory(values, values, values)
         self.compile_seconds = time.perf_counter() - begin
 
     def run(self, arrays: Sequence[Array]) -> tuple[Array, ...]:

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from ...ir.scalar import Scalar
 from ...ir.types import Array, DType, bool_
 from . import engine
 from .vector import VectorBuilder
 
 WIDTH = 16
+BRIEF = 4096
 Call = Callable[..., None]
 
 
@@ -60,11 +63,16 @@ def text(primitive: str, operand: DType, result: DType, arity: int) -> str:
     copies: list[str] = []
     for n, d in zip(names, dtypes, strict=True):
         head.append(f"  %from.{n} = phi ptr [ %{n}, %entry ], [ %buffer.{n}, %rest ]")
-        ends += [f"  %bytes.{n} = mul i64 %left, {sizes[n]}", f"  %end.{n} = getelementptr {kinds[n]}, ptr %{n}, i64 %whole"]
+        ends += [
+            f"  %bytes.{n} = mul i64 %left, {sizes[n]}",
+            f"  %end.{n} = getelementptr {kinds[n]}, ptr %{n}, i64 %whole",
+        ]
         if n != "out":  # the unused lanes hold ones, with which no function is slow
             one = VectorBuilder(WIDTH).constant(1, d).code if d is not bool_ else "zeroinitializer"
             copies.append(f"  store <{WIDTH} x {kinds[n]}> {one}, ptr %buffer.{n}, align 64")
-            copies.append(f"  call void @llvm.memcpy.p0.p0.i64(ptr %buffer.{n}, ptr %end.{n}, i64 %bytes.{n}, i1 false)")
+            copies.append(
+                f"  call void @llvm.memcpy.p0.p0.i64(ptr %buffer.{n}, ptr %end.{n}, i64 %bytes.{n}, i1 false)"
+            )
     body = [
         "entry:", *buffers, f"  %whole = and i64 %n, -{WIDTH}", f"  %left = and i64 %n, {WIDTH - 1}", *ends, "  br label %begin",
         "begin:", *head, "  %last = phi i1 [ false, %entry ], [ true, %rest ]",
@@ -82,33 +90,56 @@ def text(primitive: str, operand: DType, result: DType, arity: int) -> str:
     memcpy = "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)"
     parts = [memcpy, *sorted(builder.declarations), *builder.functions.values()]
     head_line = f"define void @{primitive}_{operand.name}({parameters}, i64 %n) {{"
-    return "\n".join([*parts, head_line, *body, "}", ""])
+    return "\n".join([*parts, head_line, *body, "}", _arrays(f"{primitive}_{operand.name}", names), ""])
+
+
+def _arrays(name: str, names: list[str]) -> str:
+    """The function ``<name>_arrays``: the same of NumPy's array objects, whose first field is the address of the elements."""
+    lines: list[str] = []
+    for n in names:
+        lines.append(f"  %field.{n} = getelementptr i8, ptr %{n}, i64 {object.__basicsize__}")
+        lines.append(f"  %data.{n} = load ptr, ptr %field.{n}")
+    parameters, passed = (", ".join(f"ptr %{prefix}{n}" for n in names) for prefix in ("", "data."))
+    head = f"define void @{name}_arrays({parameters}, i64 %n) {{"
+    return "\n".join([head, *lines, f"  call void @{name}({passed}, i64 %n)", "  ret void", "}"])
+
+
+@cache
+def _abi_known() -> bool:
+    """Whether an array object is laid out as ``_arrays`` takes it to be."""
+    probe = np.zeros(3, np.float32)
+    return ctypes.c_void_p.from_address(id(probe) + object.__basicsize__).value == probe.ctypes.data
 
 
 @cache
 def entry(primitive: str, operand: DType, result: DType, arity: int) -> Call:
     """An entry, called as ``entry(*operands, out)`` with C-contiguous arrays of one size; ``out`` may be an operand.
 
-    Code is made, or read from the disk cache, at the first call.
+    Code is made, or read from the disk cache, at the first call.  Calls of fewer than ``BRIEF`` elements keep the interpreter's lock,
+    which is quicker than to give it up.
     """
-    native: Any = None
+    calls: list[Any] = []
 
-    def load() -> Any:
-        nonlocal native
+    def load() -> None:
         library = engine.load(text(primitive, operand, result, arity), about=f"{primitive} {operand.name}")
-        pointers = [ctypes.c_void_p] * (arity + 1)
-        native = ctypes.CFUNCTYPE(None, *pointers, ctypes.c_int64)(library.address(f"{primitive}_{operand.name}"))
-        return native
+        name, known = f"{primitive}_{operand.name}", _abi_known()
+        parameters = [ctypes.py_object if known else ctypes.c_void_p] * (arity + 1)
+        address = library.address(f"{name}_arrays" if known else name)
+        calls.extend(make(None, *parameters, ctypes.c_int64)(address) for make in (ctypes.PYFUNCTYPE, ctypes.CFUNCTYPE))
 
-    def one(a: Array, out: Array) -> None:
-        (native or load())(address(a), address(out), out.size)
+    def one(a: Any, out: Array) -> None:
+        if not isinstance(a, np.ndarray):  # NumPy's scalars have another layout
+            a = np.array(a)
+        if not calls:
+            load()
+        n = out.size
+        calls[n >= BRIEF](a, out, n)
 
-    def several(*arrays: Array) -> None:
-        (native or load())(*map(address, arrays), arrays[-1].size)
+    def several(*arrays: Any) -> None:
+        whole: list[Any] = [a if isinstance(a, np.ndarray) else np.array(a) for a in arrays]
+        if not calls:
+            load()
+        n = arrays[-1].size
+        calls[n >= BRIEF](*(whole if _abi_known() else [a.ctypes.data for a in whole]), n)
 
-    return one if arity == 1 else several
-
-
-def address(array: Array) -> int:
-    """Where an array's elements begin; the interface is half the time of ``array.ctypes.data``."""
-    return array.__array_interface__["data"][0]
+    return one if arity == 1 and _abi_known() else several

@@ -173,15 +173,17 @@ def reduce_exponent(s: ScalarBuilder, x: Scalar) -> tuple[Scalar, Scalar]:
 
 def scale(s: ScalarBuilder, x: Scalar, i: Scalar) -> Scalar:
     """``x * 2**i`` for ``i`` over twice the range of exponents, rounded once: by two powers, the first product exact."""
-    half = s.shift_right(i, s.like(i, 1))
+    form = FORMATS[x.dtype]
+    above = s.bits(
+        s.add(i, s.like(i, 2 * form.bias + 2)), form.unsigned
+    )  # shifted without a sign, which AVX2 does in one
+    half = s.sub(s.bits(s.shift_right(above, s.like(above, 1)), i.dtype), s.like(i, form.bias + 1))
     return s.mul(s.mul(x, power_of_two(s, half, x.dtype)), power_of_two(s, s.sub(i, half), x.dtype))
 
 
-def near_one(s: ScalarBuilder, r: Scalar, low: Scalar | None = None) -> Scalar:
-    """``e**(r + low)`` for ``|r| <= ln(2)/2`` and a ``low`` far below it."""
-    q = horner(s, r, _EXP[r.dtype])
-    rest = r if low is None else s.add(r, low)
-    return s.add(s.like(r, 1), s.fma(s.mul(r, r), q, rest))
+def near_one(s: ScalarBuilder, r: Scalar) -> Scalar:
+    """``e**r`` for ``|r| <= ln(2)/2``."""
+    return s.add(s.like(r, 1), s.fma(s.mul(r, r), horner(s, r, _EXP[r.dtype]), r))
 
 
 def exp(s: ScalarBuilder, x: Scalar) -> Scalar:

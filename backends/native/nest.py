@@ -11,6 +11,7 @@ blocks of 256, the blocks' sums in order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ from .vector import VectorBuilder
 LANES = 16
 ROW_RUN = 16384
 COLUMN_RUN = 256
+FAST_VECTORS = 4
 UNROLLED = 4
 """Rows of up to this many vectors are written out, their values kept in registers."""
 BAND = 4
@@ -91,6 +93,7 @@ class Spot:
     vector: int = 0
     lane: str = "0"
     mask: str | None = None
+    count: int = LANES
     point: str | None = None
 
 
@@ -116,8 +119,8 @@ class _Running:
 class NestWriter:
     """Writes one kernel; ``text`` is the function, ``units`` how many units it has and ``cost`` about how many cycles a unit takes."""
 
-    def __init__(self, nest: Nest, name: str) -> None:
-        self.nest, self.name = nest, name
+    def __init__(self, nest: Nest, name: str, fast: bool = False) -> None:
+        self.nest, self.name, self.fast = nest, name, fast
         self.declarations: set[str] = set()
         self.functions: dict[str, str] = {}
         self._count = 0
@@ -146,6 +149,8 @@ class NestWriter:
         self.results = [f"%p{2 * (len(f.arguments) + n) + 1}" for n in range(len(f.results))]
         self._write()
         body = "\n".join(self.entry.lines)
+        if fast:
+            body = re.sub(r" = (fadd|fsub|fmul) ", r" = \1 contract ", body)
         self.text = f"define void @{name}(ptr %arguments, i64 %begin, i64 %end) {{\nentry:\n{body}\n  ret void\n}}"
 
     # Small parts
@@ -354,11 +359,25 @@ class NestWriter:
                 f"  call void @llvm.masked.scatter.{suffix}({kind} {code}, <{LANES} x ptr> {pointers}, i32 {size}, <{LANES} x i1> {mask})"
             )
             return
-        suffix = f"v{LANES}{_suffix(dtype)}"
-        self.declarations.add(f"declare void @llvm.masked.store.{suffix}.p0({kind}, ptr, i32, <{LANES} x i1>)")
-        section.lines.append(
-            f"  call void @llvm.masked.store.{suffix}.p0({kind} {code}, ptr {pointer}, i32 {size}, <{LANES} x i1> {spot.mask})"
-        )
+        self._store_some(code, dtype, pointer, spot.count, section)
+
+    def _store_some(self, code: str, dtype: DType, pointer: str, count: int, section: Section) -> None:
+        """Write the first lanes of a vector in pieces of 8, 4, 2 and 1: masked stores are slow where they are not native."""
+        one, size = memory_type(dtype), item_size(dtype)
+        start = 0
+        for width in (8, 4, 2, 1):
+            if count - start < width:
+                continue
+            lanes = ", ".join(f"i32 {start + n}" for n in range(width))
+            piece, at = self.fresh("x"), pointer
+            section.lines.append(
+                f"  {piece} = shufflevector <{LANES} x {one}> {code}, <{LANES} x {one}> poison, <{width} x i32> <{lanes}>"
+            )
+            if start:
+                at = self.fresh("p")
+                section.lines.append(f"  {at} = getelementptr {one}, ptr {pointer}, i64 {start}")
+            section.lines.append(f"  store <{width} x {one}> {piece}, ptr {at}, align {size}")
+            start += width
 
     # Values
 
@@ -422,7 +441,9 @@ class NestWriter:
     def _compute(self, v: Value, access: Access, spot: Spot, scope: str, wide: bool, only: Mask | None) -> Scalar:
         nest, width = self.nest, LANES if wide else 1
         if v in self.places:
-            return self.load(self.places[v], v.type.dtype, nest.argument_access(v, access), spot, only)
+            lies = nest.argument_access(v, access)
+            found = self.load(self.places[v], v.type.dtype, lies, spot, only)
+            return self.spread(found, scope) if wide and not self.is_wide(lies, spot) else found
         if scope == "loop" and access == nest.full() and self.saved.get(v, self.phase) < self.phase:
             return self._kept(v, spot)
         i = v.owner
@@ -584,6 +605,7 @@ class NestWriter:
         whole, dtype = i.operands[0], i.operands[0].type.dtype
         size = i.op.walk(tuple([o.type for o in i.operands]), **i.attrs).size  # type: ignore[attr-defined]
         to_index, base, step = self.nest.gather(i, access)
+        base = Access(base.offset + self.nest.layouts[self.nest.argument_index[whole]].offset, base.strides)
         wide_index = self.is_wide(to_index, spot)
         index = self.operand(i.operands[1], to_index, spot, LANES if wide_index else 1, only)
         home = self.section(self.scope(to_index, spot))
@@ -828,7 +850,7 @@ class NestWriter:
 
         def tail() -> None:
             self._clear_loop()
-            self._store_all(everything, Spot(lane=str(full * LANES), mask=self._tail_mask(rest)))
+            self._store_all(everything, Spot(lane=str(full * LANES), mask=self._tail_mask(rest), count=rest))
 
         if length == 1:
             self.units = 1
@@ -1000,7 +1022,8 @@ class NestWriter:
         self._clear_loop()
         for phase in range(nest.phases):
             self.phase = phase
-            running, results = self._start(phase, [Spot()]), self._phase_results(phase)
+            spots = [Spot(vector=v) for v in range(FAST_VECTORS if self.fast and not few else 1)]
+            running, results = self._start(phase, spots), self._phase_results(phase)
             if not running and not results:
                 continue
 
@@ -1011,9 +1034,10 @@ class NestWriter:
                 running: list[_Running] = running,
                 results: list[tuple[Value, int]] = results,
             ) -> None:
-                spot = Spot(index=index, vector=vector, mask=mask)
+                spot = Spot(index=index, vector=vector, mask=mask, count=LANES if mask is None else count % LANES)
                 for r in running:
-                    self._accumulate(r, spot)
+                    if few or r.spot.vector == vector:
+                        self._accumulate(r, spot)
                 self._store_all(results, spot)
 
             if few:
@@ -1022,8 +1046,9 @@ class NestWriter:
                     one(str(v * LANES), v, self._tail_mask(rest) if v == full else None)
             else:
                 self._run_through(count, running, one)
+            running = self._together(running)
             for r in running:
-                if count <= ROW_RUN or r.total is None:
+                if count <= ROW_RUN or r.total is None or self.fast:
                     self._finished(r, self.fold(r.reduction, r.lanes.now, self.here))
                 else:
                     self._finished(r, self.fold(r.reduction, r.total.now, self.here))
@@ -1031,9 +1056,39 @@ class NestWriter:
             [(r, k) for k, r in enumerate(nest.function.results) if nest.accesses[k] != nest.full()], Spot()
         )
 
+    def _together(self, running: list[_Running]) -> list[_Running]:
+        """The sums of ``fast`` rows brought together; exact rows have one each."""
+        first: dict[Instruction, _Running] = {}
+        for r in running:
+            known = first.setdefault(r.reduction, r)
+            if known is r:
+                continue
+            known.lanes.now = self._combine(r.reduction, known.lanes.now, r.lanes.now, self.here, r.lanes.type)
+            if known.nan is not None and r.nan is not None:
+                name = self.fresh("c")
+                self.here.lines.append(f"  {name} = or <{LANES} x i1> {known.nan.now}, {r.nan.now}")
+                known.nan.now = name
+        return list(first.values())
+
     def _run_through(self, count: int, running: list[_Running], one: Callable[[str, int, str | None], None]) -> None:
         """All vectors of a row in loops; sums of long rows in runs."""
         carried = [c for r in running for c in (r.lanes, r.nan) if c is not None]
+        if self.fast:
+            group = LANES * FAST_VECTORS
+            whole = count - count % group
+
+            def body(index: str) -> None:
+                self._clear_loop()
+                for v in range(FAST_VECTORS):
+                    one(self.int(self.here, "add", index, str(v * LANES)), v, None)
+
+            if whole:
+                self.loop("0", str(whole), carried, body, group)
+            self._clear_loop()
+            for start in range(whole, count, LANES):
+                left = count - start
+                one(str(start), (start - whole) // LANES, None if left >= LANES else self._tail_mask(left))
+            return
 
         def vectors(begin: str, end: str) -> None:
             def body(index: str) -> None:
@@ -1086,47 +1141,61 @@ class NestWriter:
         dims = nest.dims
         outer = [d for d, x in enumerate(dims) if x.role != REDUCED and d != self.lane_dim]
         width = dims[self.lane_dim].size
-        vectors = -(-width // LANES)
-        self.band = min(BAND if len(nest.function.instructions) <= 40 else 2, vectors)
+        self.band = min(BAND if len(nest.function.instructions) <= 40 else 2, -(-width // LANES))
         self._plan_phases()
-        bands = -(-vectors // self.band)
+        whole, rest = divmod(width, LANES * self.band)
+        bands = whole + bool(rest)
         total = bands
         for d in outer:
             total *= dims[d].size
-        count = 1
-        for d in dims:
-            count *= d.size if d.role == REDUCED else 1
 
         def unit(n: str) -> None:
             self._outer(self.int(self.row, "udiv", n, str(bands)), outer)
-            first = self.int(self.row, "mul", self.int(self.row, "urem", n, str(bands)), str(self.band * LANES))
-            self.memo["row"] = {}
-            if total == 1:
-                self.memo["entry"] = {}
-            spots = [self._column_spot(first, k, width) for k in range(self.band)]
-            for phase in range(nest.phases):
-                self.phase = phase
-                self._column_phase(count, spots)
-            reduced = [(r, k) for k, r in enumerate(nest.function.results) if nest.accesses[k] != nest.full()]
-            for spot in spots:
-                self._store_all(reduced, spot)
+            number = self.int(self.row, "urem", n, str(bands))
+            first = self.int(self.row, "mul", number, str(self.band * LANES))
+            spots = [
+                Spot(vector=k, lane=self.int(self.row, "add", first, str(k * LANES)))
+                for k in range(self.band if whole else 0)
+            ]
+            start = whole * self.band * LANES
+            last = [Spot(vector=k, lane=str(start + k * LANES)) for k in range(-(-rest // LANES))]
+            if rest % LANES:
+                last[-1].mask, last[-1].count = self._tail_mask(rest % LANES), rest % LANES
+            if not (spots and last):
+                self._column_band(spots or last)
+                return
+            self._either(
+                f"icmp ult i64 {number}, {whole}", lambda: self._column_band(spots), lambda: self._column_band(last)
+            )
 
         self._units(total, unit)
 
-    def _column_spot(self, first: str, k: int, width: int) -> Spot:
-        """Vector ``k`` of a band that begins at a column; lanes past the width are masked."""
-        lane = self.int(self.row, "add", first, str(k * LANES))
-        if width % (LANES * self.band) == 0:
-            return Spot(vector=k, lane=lane)
-        name, whole, at, mask = (self.fresh("i") for _ in range(4))
-        steps = ", ".join(f"i64 {n}" for n in range(LANES))
-        self.row.lines += [
-            f"  {name} = insertelement <{LANES} x i64> poison, i64 {lane}, i64 0",
-            f"  {whole} = shufflevector <{LANES} x i64> {name}, <{LANES} x i64> poison, <{LANES} x i32> zeroinitializer",
-            f"  {at} = add <{LANES} x i64> {whole}, <{steps}>",
-            f"  {mask} = icmp ult <{LANES} x i64> {at}, splat (i64 {width})",
-        ]
-        return Spot(vector=k, lane=lane, mask=mask)
+    def _either(self, condition: str, yes: Callable[[], None], no: Callable[[], None]) -> None:
+        """Two bodies of a unit, of which one runs."""
+        row, flag, label = self.row, self.fresh("m"), self.fresh("side")[1:]
+        row.lines += [f"  {flag} = {condition}", f"  br i1 {flag}, label %{label}.yes, label %{label}.no"]
+        for side, body in (("yes", yes), ("no", no)):
+            kept = dict(self.memo["row"]), dict(self.pointers)
+            self.row = self.here = section = Section(self, f"{label}.{side}")
+            body()
+            row.lines += [f"{label}.{side}:", *section.lines, f"  br label %{label}.join"]
+            self.memo["row"], self.pointers = kept
+        row.lines.append(f"{label}.join:")
+        row.label = f"{label}.join"
+        self.row = self.here = row
+
+    def _column_band(self, spots: Sequence[Spot]) -> None:
+        nest = self.nest
+        count = 1
+        for d in nest.dims:
+            count *= d.size if d.role == REDUCED else 1
+        self.memo["row"] = {}
+        for phase in range(nest.phases):
+            self.phase = phase
+            self._column_phase(count, spots)
+        reduced = [(r, k) for k, r in enumerate(nest.function.results) if nest.accesses[k] != nest.full()]
+        for spot in spots:
+            self._store_all(reduced, spot)
 
     def _column_phase(self, count: int, spots: Sequence[Spot]) -> None:
         running, results = self._start(self.phase, spots), self._phase_results(self.phase)

@@ -6,7 +6,19 @@ from math import inf, nan
 
 from ...ir.scalar import Scalar, ScalarBuilder
 from ...ir.types import f32, f64
-from .exponential import FORMATS, SHORT_LN2, clamp_above, clamp_below, horner, integer, near_one, nearest, reduce_exponent, scale, split
+from .exponential import (
+    FORMATS,
+    SHORT_LN2,
+    clamp_above,
+    clamp_below,
+    horner,
+    integer,
+    near_one,
+    nearest,
+    reduce_exponent,
+    scale,
+    split,
+)
 
 # (ln((1 + s)/(1 - s)) / 2s - 1 - z/3) / z**2 with z = s**2, 2**-73.5; and log2((1 + s)/(1 - s)) / s, 2**-43.6;
 # 2**r for |r| <= 1/2, 2**-29.0; fitted as in exponential.py.
@@ -70,7 +82,7 @@ def _pow(s: ScalarBuilder, x: Scalar, y: Scalar) -> Scalar:
     inside = s.compare("lt", s.abs(p), s.like(p, 800))
     rest = s.select(inside, rest, s.like(p, 0))
     r, i = reduce_exponent(s, clamp_above(s, clamp_below(s, p, -800.0), 800.0))
-    return scale(s, near_one(s, r, rest), i)
+    return scale(s, near_one(s, s.add(r, rest)), i)
 
 
 def _log_in_two(s: ScalarBuilder, x: Scalar) -> tuple[Scalar, Scalar]:
@@ -101,7 +113,9 @@ def _log_in_two(s: ScalarBuilder, x: Scalar) -> tuple[Scalar, Scalar]:
     low = s.add(s.add(s.sub(double, high), c), s.add(c_low, double_low))
     k = s.mul(n, s.like(n, SHORT_LN2[0]))
     total = s.add(k, high)
-    return total, s.add(s.add(s.sub(k, total), high), s.fma(n, s.like(n, SHORT_LN2[1]), low))
+    rest = s.add(s.add(s.sub(k, total), high), s.fma(n, s.like(n, SHORT_LN2[1]), low))
+    rounded = s.add(total, rest)
+    return rounded, s.add(s.sub(total, rounded), rest)
 
 
 def _integer_pow(s: ScalarBuilder, a: Scalar, b: Scalar) -> Scalar:

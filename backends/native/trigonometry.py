@@ -66,20 +66,28 @@ def cos_large(s: ScalarBuilder, x: Scalar) -> Scalar:
     return s.convert(_turned(s, *_reduced_large(s, s.convert(x, f64)), 1), x.dtype)
 
 
-def _reduced(s: ScalarBuilder, x: Scalar) -> tuple[Scalar, Scalar]:
-    """``r, n`` with ``x = n * pi/2 + r`` and ``|r| <= pi/4``."""
+def _reduced(s: ScalarBuilder, x: Scalar) -> tuple[Scalar, Scalar | None, Scalar]:
+    """``r, low, n`` with ``x = n * pi/2 + r + low`` and ``|r| <= pi/4``; in f64 ``low`` is what rounding ``r`` lost."""
     n, i = nearest(s, x, 0.6366197723675814)
-    r = x
-    for part in _HALF_PI[x.dtype]:
-        r = s.fma(n, s.like(x, -part), r)
-    return r, i
+    first, second, third = (s.like(x, -part) for part in _HALF_PI[x.dtype])
+    rest = s.fma(n, first, x)  # exact
+    r = s.fma(n, second, rest)
+    if x.dtype is f32:
+        return s.fma(n, third, r), None, i
+    return r, s.fma(n, third, s.fma(n, second, s.sub(rest, r))), i
 
 
-def _turned(s: ScalarBuilder, r: Scalar, n: Scalar, quarters: int) -> Scalar:
-    """``sin(r + (n + quarters) * pi/2)``."""
-    z = s.mul(r, r)
-    sine = s.fma(s.mul(r, z), horner(s, z, _SIN[r.dtype]), r)
-    cosine = s.fma(s.mul(z, z), horner(s, z, _COS[r.dtype]), s.fma(s.like(r, -0.5), z, s.like(r, 1)))
+def _turned(s: ScalarBuilder, r: Scalar, low: Scalar | None, n: Scalar, quarters: int) -> Scalar:
+    """``sin(r + low + (n + quarters) * pi/2)``."""
+    z, one, minus_half = s.mul(r, r), s.like(r, 1), s.like(r, -0.5)
+    cube, tail = s.mul(r, z), s.mul(s.mul(z, z), horner(s, z, _COS[r.dtype]))
+    top = s.fma(minus_half, z, one)
+    if low is None:
+        sine = s.fma(cube, horner(s, z, _SIN[r.dtype]), r)
+    else:  # with what rounding 1 - r**2/2 lost, as in fdlibm's k_cos.c (Sun Microsystems, 1993)
+        sine = s.add(r, s.fma(cube, horner(s, z, _SIN[r.dtype]), low))
+        tail = s.add(s.fma(minus_half, z, s.sub(one, top)), s.fma(s.neg(r), low, tail))
+    cosine = s.add(top, tail)
     n = s.add(n, s.like(n, quarters)) if quarters else n
     odd = s.compare("ne", s.bit_and(n, s.like(n, 1)), s.like(n, 0))
     flip = s.shift_left(s.bit_and(n, s.like(n, 2)), s.like(n, n.dtype.bits - 2))
@@ -122,7 +130,7 @@ def _product(s: ScalarBuilder, m: Scalar, window: list[Scalar]) -> list[Scalar]:
     return [s.bit_or(digits[k], s.shift_left(digits[k + 1], half)) for k in (4, 2, 0)]
 
 
-def _reduced_large(s: ScalarBuilder, x: Scalar) -> tuple[Scalar, Scalar]:
+def _reduced_large(s: ScalarBuilder, x: Scalar) -> tuple[Scalar, Scalar, Scalar]:
     """As ``_reduced`` for f64 of at least 2**-10, NaN for what is not finite.
 
     With ``x = m * 2**e``, the product of ``m`` and the 192 bits of 2/pi from weight ``2**(1 - e)`` is ``x * 2/pi`` modulo 4, to 190
@@ -134,23 +142,26 @@ def _reduced_large(s: ScalarBuilder, x: Scalar) -> tuple[Scalar, Scalar]:
     m = s.bit_or(s.bit_and(word, s.like(word, (1 << 52) - 1)), s.like(word, 1 << 52))
     position = s.sub(exponent, s.like(exponent, form.bias + form.mantissa + 2 - 64))
     high, middle, low = _product(s, m, _window(s, position))
-    quadrant = s.add(s.shift_right(high, s.like(high, 62)), s.bit_and(s.shift_right(high, s.like(high, 61)), s.like(high, 1)))
+    quadrant = s.add(
+        s.shift_right(high, s.like(high, 62)), s.bit_and(s.shift_right(high, s.like(high, 61)), s.like(high, 1))
+    )
     two, rest = s.like(high, 2), s.like(high, 62)
     high = s.bit_or(s.shift_left(high, two), s.shift_right(middle, rest))
     middle = s.bit_or(s.shift_left(middle, two), s.shift_right(low, rest))
     below = s.compare("ne", s.shift_right(high, s.like(high, 63)), s.like(high, 0))
     high = s.select(below, s.bit_not(high), high)
     middle = s.select(below, s.bit_not(middle), middle)
-    r = _angle(s, high, middle)
+    r, rest = _angle(s, high, middle)
     negative = s.compare("lt", s.bits(x, i64), s.constant(0, i64))
-    r = s.select(s.bit_xor(below, negative), s.neg(r), r)
+    back = s.bit_xor(below, negative)
+    r, rest = s.select(back, s.neg(r), r), s.select(back, s.neg(rest), rest)
     quadrant = s.select(negative, s.neg(quadrant), quadrant)
     r = s.select(s.compare("lt", s.abs(x), s.like(x, inf)), r, s.like(x, nan))
-    return r, s.convert(quadrant, i64)
+    return r, rest, s.convert(quadrant, i64)
 
 
-def _angle(s: ScalarBuilder, high: Scalar, middle: Scalar) -> Scalar:
-    """pi/2 times the fraction ``(high * 2**64 + middle) / 2**128``, to a rounding and a little."""
+def _angle(s: ScalarBuilder, high: Scalar, middle: Scalar) -> tuple[Scalar, Scalar]:
+    """pi/2 times the fraction ``(high * 2**64 + middle) / 2**128``, as a number and what rounding it lost."""
 
     def number(word: Scalar, power: int) -> Scalar:
         part = s.convert(s.bits(word, i64), f64)
@@ -164,7 +175,7 @@ def _angle(s: ScalarBuilder, high: Scalar, middle: Scalar) -> Scalar:
     f = s.add(first, second)
     lost = s.sub(second, s.sub(f, first))
     top, low = (s.like(f, c) for c in _HALF_PI[f64][:2])
-    r = s.mul(f, top)
-    return s.add(r, s.fma(lost, top, s.fma(f, low, s.fma(f, top, s.neg(r)))))
-
-
+    product = s.mul(f, top)
+    rest = s.fma(lost, top, s.fma(f, low, s.fma(f, top, s.neg(product))))
+    r = s.add(product, rest)
+    return r, s.add(s.sub(product, r), rest)

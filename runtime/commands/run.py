@@ -14,8 +14,9 @@ from ...backends.base import compile_module, get
 from ...ir.errors import DataError
 from ...ir.print import quote
 from ..ir_file import EntryError, arguments, entry_of, listed, read_arrays, run_steps, shown, write_arrays
+from ..runtime import NUMERICS
 from .modules import Given, backend_for, is_ir, read_ir
-from .settings import UsageError, check_output, entry
+from .settings import UsageError, check_output, choice, entry
 from .train import train
 
 IR_FLAGS = ("backend", "device", "seed", "numerics", "steps")
@@ -78,8 +79,7 @@ def _run_ir(path: Path, request: RunRequest, given: Given) -> dict[str, Any]:
             raise UsageError(
                 f"--{name.replace('_', '-')} goes with a model file; IR text takes --{', --'.join(IR_FLAGS)}"
             )
-    if flags.get("numerics", "exact") != "exact":
-        raise UsageError(f"--numerics {flags['numerics']}: it is exact")
+    choice("--numerics", flags.get("numerics"), NUMERICS)
     if request.inputs is not None and not request.inputs.is_file():
         raise UsageError(f"--inputs {request.inputs} is not a file")
     check_output(request.outputs, path)
@@ -104,7 +104,9 @@ def _run_ir(path: Path, request: RunRequest, given: Given) -> dict[str, Any]:
         f"{path.stem}: @{quote(function.name)}, {count} ops, backend {backend}, device {device}, seed {seed}",
         flush=True,
     )
-    program = compile_module(get(backend), module, function.name, device)
+    program = compile_module(
+        get(backend), module, function.name, device, {"numerics": flags.get("numerics") or "exact"}
+    )
     results = run_steps(function, program, arrays, steps)
     for line in shown(results, function):
         print(line)

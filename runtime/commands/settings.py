@@ -15,7 +15,7 @@ from ...ir import IRError, Module, print_module, save
 from ...ir.files import write_atomically
 from ...ir.source import boundary
 from ..model_file import ModelFile, load
-from ..runtime import runtime_dtype
+from ..runtime import NUMERICS, runtime_dtype
 from ..trainer import Config, TrainOptions
 
 
@@ -62,7 +62,7 @@ def settings(config: Config, options: TrainOptions, flags: Mapping[str, Any]) ->
     lr = given.pop("lr", None)
     choice("--backend", given.get("backend"), base.available())
     choice("--guard", given.get("guard"), ["nonfinite"])
-    choice("--numerics", given.get("numerics"), ["exact"])
+    choice("--numerics", given.get("numerics"), NUMERICS)
     if "device" in given and not re.fullmatch(r"cpu|cuda(:\d+)?", str(given["device"])):
         raise UsageError(f"--device {given['device']}: it is cpu, cuda or cuda:N")
     try:

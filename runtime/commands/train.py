@@ -28,6 +28,9 @@ def train(path: Path, flags: Mapping[str, Any], save: Path | None, arguments: Se
             "  remedy: data = tp.data.arrays(inputs, targets), or a function that returns it"
         )
     train, test = data
+    if config.numerics != "exact" and len(train):
+        batch = next(iter(advanced.loader(train, options.batch_size, shuffle=False)))
+        print(_moved(runtime.distance(*batch)), flush=True)
     trained = advanced.train(train, options)
     report = trained.report
     if report.loss_before is None or report.loss_after is None:
@@ -60,6 +63,12 @@ def train(path: Path, flags: Mapping[str, Any], save: Path | None, arguments: Se
     if evaluation is not None:
         result["test"] = {k: _finite(v) for k, v in {"loss": evaluation.loss, **evaluation.metrics}.items()}
     return result
+
+
+def _moved(distances: Mapping[str, float]) -> str:
+    """By how much other numerics move loss and gradients of the first batch."""
+    found = ", ".join(f"{name} {d:.1e}" for name, d in distances.items())
+    return f"distance from float64 on the first batch, relative to the largest gradient: {found}"
 
 
 def _finite(number: float | None) -> float | None:
