@@ -1,9 +1,9 @@
 """Kernel tables: the one implementation of every pinned op on a CPU.
 
-``table()`` is the one in use: native code where llvmlite is there (``backends/native``), else NumPy's.  Tape, interpreter, folding and compiled
-programs all call its entries, so they agree bit for bit.  Entries are keyed by scalar primitive, reduction or ``contract``, and dtype,
-never by op.  An elementwise entry is called as ``entry(*operands, out, *scratch)``: ``out`` may be one of the operands, scratch arrays
-have the result's shape, and operands of pinned entries are row-major contiguous.
+``table()`` is the one in use: native code where llvmlite is there (``backends/native``), else NumPy's.  Tape, interpreter, folding and
+compiled programs all call its entries, so they agree bit for bit.  Entries are keyed by scalar primitive, reduction or ``contract``, and
+dtype, never by op.  An elementwise entry is called as ``entry(*operands, out, *scratch)``: ``out`` may be one of the operands, scratch
+arrays have the result's shape, and operands of pinned entries are row-major contiguous.
 """
 
 from __future__ import annotations
@@ -246,19 +246,19 @@ def primitive(name: str, operand: DType, result: DType) -> Kernel:
     return Kernel(UFUNCS[name].__name__, UFUNCS[name])
 
 
-def _sum(x: Array, out: Array) -> None:
+def _sum(x: Array, out: Any) -> None:
     np.add.reduce(x, 1, out.dtype, out)
 
 
-def _max(x: Array, out: Array) -> None:
+def _max(x: Array, out: Any) -> None:
     np.maximum.reduce(x, 1, None, out)
 
 
-def _min(x: Array, out: Array) -> None:
+def _min(x: Array, out: Any) -> None:
     np.minimum.reduce(x, 1, None, out)
 
 
-def _argmax(x: Array, out: Array) -> None:
+def _argmax(x: Array, out: Any) -> None:
     np.argmax(x, 1, out)
 
 

@@ -1,6 +1,6 @@
 """decompose: a composite is replaced by its decomposition, again and again until none is left.
 
-A reduction over axes that are no neighbours becomes one of the permuted operand, and one that keeps its axes a reshape of one that does not::
+A reduction over axes that are no neighbours becomes one of the permuted operand, and one that keeps its axes a reshape::
 
     sum(x, axes = [0, 2], keepdims = true)  is  reshape(sum(permute_dims(x, [1, 0, 2]), axes = [1, 2]))
 

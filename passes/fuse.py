@@ -3,11 +3,11 @@
 A kernel is one nest of loops over ``outer x n x inner`` elements (``passes/loops.py``).  Its class is ``map`` where nothing is reduced,
 ``row`` where trailing axes are (softmax, layer norm), ``column`` where leading ones are (gradients of biases and scales).
 
-One walk over the ops in order puts each into the group of one of its operands, or a new one.  Views are index maps: every kernel has its own
-copies, and nothing moves.  An op joins a group if it runs over the same elements (or over the group's reduced ones) and reads the
-group's values where they are made.  Groups are ordered by depth: what depends on a group is deeper, so an op may join a group when all
-it reads elsewhere is shallower; no path is ever searched.  A cheap producer (``CLONED_COST``) that reads at most one array of its own size is
-computed again by each kernel that needs it instead of being stored.
+One walk over the ops in order puts each into the group of one of its operands, or a new one.  Views are index maps: every kernel has
+its own copies, and nothing moves.  An op joins a group if it runs over the same elements (or over the group's reduced ones) and reads
+the group's values where they are made.  Groups are ordered by depth: what depends on a group is deeper, so an op may join a group when
+all it reads elsewhere is shallower; no path is ever searched.  A cheap producer (``CLONED_COST``) that reads at most one array of its
+own size is computed again by each kernel that needs it instead of being stored.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..ir.op import (
     View,
 )
 from ..ir.types import Shape, key
-from .loops import Nest, Unfit, are_neighbours, split_of
+from .loops import Nest, UnfitError, are_neighbours, rules, split_of
 from .manager import Context, Pass
 from .rewrite import splat_of
 
@@ -73,7 +73,7 @@ def _find(group: Group) -> Group:
 
 
 def _view_layout(i: Instruction, layout: Layout | None) -> Layout | None:
-    return None if layout is None else i.op.layout(layout, **i.attrs)  # type: ignore[attr-defined]
+    return None if layout is None else rules(i).layout(layout, **i.attrs)
 
 
 def _is_plain(layout: Layout | None, size: int) -> bool:
@@ -156,7 +156,7 @@ class Fuser:
             for u in self.users.get(i.result, ())
         ):
             return False
-        blocks = i.op.blocks(tuple([o.type for o in i.operands]), **i.attrs)  # type: ignore[attr-defined]
+        blocks = rules(i).blocks(tuple([o.type for o in i.operands]), **i.attrs)
         return all(s == 1 for b in blocks for s in b.step)
 
     def _is_compute(self, i: Instruction) -> bool:
@@ -327,7 +327,7 @@ class Fuser:
 
     def _try_pick(self, i: Instruction, inside: set[Group], split: Shape | None) -> bool:
         """A gather of one element of each row that a row kernel computes."""
-        walk = i.op.walk(tuple([o.type for o in i.operands]), **i.attrs)  # type: ignore[attr-defined]
+        walk = rules(i).walk(tuple([o.type for o in i.operands]), **i.attrs)
         source, layout = self.source(i.operands[0])
         index_owner = self.source(i.operands[1])[0].owner
         if index_owner is not None and index_owner in self.group_of and _find(self.group_of[index_owner]) in inside:
@@ -466,7 +466,7 @@ class _Rewriter:
         if not isinstance(i.op, View):
             return False
         whole_gather = any(isinstance(u.op, Gather) and u.operands[0] is v for u in fuser.users.get(v, ()))
-        return not whole_gather or fuser.source(v)[0].owner in {m for m in group.members}
+        return not whole_gather or fuser.source(v)[0].owner in set(group.members)
 
     def _refusal(self, kernel: _Kernel) -> str | None:
         """Why a group stays as it is: it is one op alone, or no nest of loops."""
@@ -475,7 +475,7 @@ class _Rewriter:
             return "it is one op alone"
         try:
             Nest(self._function(kernel, "k"))
-        except Unfit as reason:
+        except UnfitError as reason:
             self.fuser.context.note(kernel.ops[-1], f"fuse: {reason}")
             return UNFIT
         return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from ..ir import Function, Instruction, Value
 from ..ir.op import Elementwise, Gather, Join, Layout, Random32, Reduce, Source, View
@@ -19,11 +20,11 @@ from ..ir.types import Shape
 OUTER, REDUCED, INNER = "outer", "reduced", "inner"
 
 
-class Unfit(Exception):
+class UnfitError(Exception):
     """A function that is no single nest of loops, and why."""
 
 
-class _Split(Exception):
+class _SplitError(Exception):
     def __init__(self, dim: int, size: int) -> None:
         self.dim, self.size = dim, size
 
@@ -73,6 +74,11 @@ def are_neighbours(axes: Shape) -> bool:
     return not axes or axes == tuple(range(axes[0], axes[-1] + 1))
 
 
+def rules(i: Instruction) -> Any:
+    """The op's lowering rules, whatever its family."""
+    return i.op
+
+
 def _unravel(position: int, shape: Shape) -> list[int]:
     coordinates: list[int] = []
     for n in reversed(shape):
@@ -85,7 +91,7 @@ class Nest:
     """The loops of a kernel function.
 
     ``layouts`` says how each argument lies in memory and ``targets`` each result (row-major contiguous where not given).  Raises
-    ``Unfit`` for a function that is no single nest.
+    ``UnfitError`` for a function that is no single nest.
     """
 
     def __init__(
@@ -98,7 +104,7 @@ class Nest:
         reductions = [i for i in function.instructions if isinstance(i.op, Reduce)]
         splits = {split_of(i) for i in reductions}
         if len(splits) > 1 or any(not are_neighbours(i.attrs["axes"]) for i in reductions):
-            raise Unfit("its reductions combine different things")
+            raise UnfitError("its reductions combine different things")
         self.reductions = reductions
         if splits:
             outer, n, inner = splits.pop()
@@ -112,12 +118,12 @@ class Nest:
             try:
                 self._analyse()
                 return
-            except _Split as split:
+            except _SplitError as split:
                 d = self.dims[split.dim]
                 parts = (Dim(d.size // split.size, d.role), Dim(split.size, d.role))
                 self.dims = (*self.dims[: split.dim], *parts, *self.dims[split.dim + 1 :])
                 if len(self.dims) > 12:
-                    raise Unfit("it needs too many loops") from None
+                    raise UnfitError("it needs too many loops") from None
 
     # Accesses
 
@@ -143,7 +149,7 @@ class Nest:
         if value.type.size == self.size and not (self.kept == self.size and self._is_reduced(value)):
             return self.full()
         if value.type.size != self.kept or not self.reductions:
-            raise Unfit(f"{value.type} is neither of the kernel's size nor of its reductions'")
+            raise UnfitError(f"{value.type} is neither of the kernel's size nor of its reductions'")
         return self.reduced()
 
     def _is_reduced(self, value: Value) -> bool:
@@ -160,7 +166,7 @@ class Nest:
                 [sign * c for c in _unravel(abs(stride), shape)] if stride and d.size > 1 else [0] * len(shape)
             )
             if abs(stride) >= max(math.prod(shape), 1) and d.size > 1:
-                raise Unfit("an index runs out of its array")
+                raise UnfitError("an index runs out of its array")
         for a in range(len(shape) - 1, -1, -1):
             low = base[a] + sum(min(0, s[a] * (d.size - 1)) for d, s in zip(dims, steps, strict=True))
             high = base[a] + sum(max(0, s[a] * (d.size - 1)) for d, s in zip(dims, steps, strict=True))
@@ -170,8 +176,8 @@ class Nest:
                     if step and shape[a] % step == 0:
                         part = shape[a] // step
                         if 1 < part < dims[n].size and dims[n].size % part == 0:
-                            raise _Split(n, part)
-                raise Unfit(f"an index does not follow the axes of {list(shape)}")
+                            raise _SplitError(n, part)
+                raise UnfitError(f"an index does not follow the axes of {list(shape)}")
         return [Access(base[a], tuple(s[a] for s in steps)) for a in range(len(shape))]
 
     def through(self, access: Access, shape: Shape, layout: Layout) -> Access:
@@ -191,20 +197,22 @@ class Nest:
     def view(self, i: Instruction, access: Access) -> Access:
         """The access to a view's operand from that to its result."""
         source = i.operands[0].type.shape
-        layout = i.op.layout(Layout.contiguous(source), **i.attrs)  # type: ignore[attr-defined]
+        layout = rules(i).layout(Layout.contiguous(source), **i.attrs)
         if layout is None:
-            raise Unfit("a view moves its elements")
+            raise UnfitError("a view moves its elements")
         return self.through(access, i.result.type.shape, layout)
 
     def blocks(self, i: Instruction, access: Access) -> list[tuple[Value, Access, list[Bound]]]:
         """The operands of a join under their own accesses, and where each of them is met."""
         found: list[tuple[Value, Access, list[Bound]]] = []
         axes = self.coordinates(access, i.result.type.shape)
-        for operand, block in zip(i.operands, i.op.blocks(tuple([o.type for o in i.operands]), **i.attrs), strict=True):  # type: ignore[attr-defined]
+        for operand, block in zip(
+            i.operands, rules(i).blocks(tuple([o.type for o in i.operands]), **i.attrs), strict=True
+        ):
             if operand.type.size == 0:
                 continue
             if any(s != 1 and n != 1 for s, n in zip(block.step, operand.type.shape, strict=True)):
-                raise Unfit("a join spreads its operand")
+                raise UnfitError("a join spreads its operand")
             bounds: list[Bound] = []
             offset, strides = 0, [0] * len(self.dims)
             contiguous = Layout.contiguous(operand.type.shape).strides
@@ -233,7 +241,7 @@ class Nest:
             if stride * (dim.size - 1) >= n:
                 part = n // stride
                 if n % stride == 0 and 1 < part < dim.size and dim.size % part == 0:
-                    raise _Split(d, part)
+                    raise _SplitError(d, part)
                 return None
             inside.append(stride)
             reach += stride * (dim.size - 1)
@@ -241,7 +249,7 @@ class Nest:
 
     def gather(self, i: Instruction, access: Access) -> tuple[Access, Access, int]:
         """Of a gather's result: the access to its index, to the gathered array at index 0, and the step of one index there."""
-        walk = i.op.walk(tuple([o.type for o in i.operands]), **i.attrs)  # type: ignore[attr-defined]
+        walk = rules(i).walk(tuple([o.type for o in i.operands]), **i.attrs)
         outer, count, inner = self.coordinates(access, (walk.outer, walk.count, walk.inner))
         step = walk.size * walk.inner
         base = Access(
@@ -266,7 +274,7 @@ class Nest:
             yield i.operands[0], self.view(i, access)
         elif isinstance(op, Reduce):
             if access != self.reduced():
-                raise Unfit("a reduction's result is met in another order")
+                raise UnfitError("a reduction's result is met in another order")
             yield i.operands[0], self.full()
         elif isinstance(op, Join):
             for operand, inner, _ in self.blocks(i, access):
@@ -276,7 +284,7 @@ class Nest:
                 walk = op.walk(tuple([o.type for o in i.operands]), **i.attrs)
                 row = (self.kept, walk.size) == (walk.outer, math.prod(d.size for d in self.dims if d.role == REDUCED))
                 if not row or walk.count != 1 or walk.inner != 1 or walk.shared or access != self.reduced():
-                    raise Unfit("a gather meets its operand in another order")
+                    raise UnfitError("a gather meets its operand in another order")
                 yield i.operands[1], access
                 yield i.operands[0], self.full()
             else:
@@ -286,7 +294,7 @@ class Nest:
             if op.element is not None:
                 self.coordinates(access, i.result.type.shape)
         elif not isinstance(op, Random32):
-            raise Unfit(f"{op.name} is no part of a nest of loops")
+            raise UnfitError(f"{op.name} is no part of a nest of loops")
 
     def _analyse(self) -> None:
         """Visit everything once, so that every dimension is fine enough."""
@@ -321,7 +329,7 @@ class Nest:
         if any(d.role == REDUCED for d in self.dims):
             reduced = [d.size for d in self.dims if d.role == REDUCED]
             if self.lanes_reduced and len(reduced) > 1 and reduced[-1] % 16:
-                raise Unfit("rows do not split into whole vectors")
+                raise UnfitError("rows do not split into whole vectors")
 
     @property
     def lanes_reduced(self) -> bool:

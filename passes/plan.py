@@ -4,9 +4,9 @@
 for elementwise ops that write in place.  ``state(%p)``: for an argument its buffer, for a new value the buffer of the next state.
 Constants have no place.  The leaves of a fused update lie in one piece: state leaves already do, gradients are written there.
 
-The ops are put in an order that needs less memory where there is one (``passes/schedule.py``).  The function's attributes tell ``arena``, the
-bytes of the program's memory; ``bound``, the most that is alive at one time, below which no arena of this order can be; and ``values``, what
-they would be if each value had its own.
+The ops are put in an order that needs less memory where there is one (``passes/schedule.py``).  The function's attributes tell
+``arena``, the bytes of the program's memory; ``bound``, the most that is alive at one time, below which no arena of this order can be;
+and ``values``, what they would be if each value had its own.
 
 The function ends in its commit segment: the ops that write new state where the old one lies.  None of them can fail, all that can has run
 before, and nobody reads a piece of the old state after it was written.
@@ -22,7 +22,7 @@ from ..ir import Function, Instruction, Module, Place, Value
 from ..ir.composite import can_fail
 from ..ir.op import Contract, Control, Elementwise, Gather, Join, Layout, Reduce, Scatter, Source, View
 from ..ir.types import DType, TensorType
-from .loops import Nest, Unfit
+from .loops import Nest, UnfitError
 from .manager import Context, Pass
 from .schedule import scheduled
 
@@ -321,7 +321,7 @@ class Planner:
         if name not in self.overwrites:
             try:
                 self.overwrites[name] = Nest(self.module[name]).overwrites()
-            except Unfit:
+            except UnfitError:
                 self.overwrites[name] = set()
         return self.overwrites[name]
 

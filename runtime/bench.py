@@ -206,7 +206,10 @@ def work(request: Request) -> None:
     """Answer with what the first step took, then each line of standard input, the seconds of a round, with a line of JSON."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries and the model file print is no answer
-    for module in ("llvmlite.binding", *(("torch._dynamo", "torch._inductor.compile_fx") * (request.contender == "torch.compile"))):
+    for module in (
+        "llvmlite.binding",
+        *(("torch._dynamo", "torch._inductor.compile_fx") * (request.contender == "torch.compile")),
+    ):
         with contextlib.suppress(ImportError):  # imported now, so that no first step pays for it
             import_module(module)
     try:
@@ -252,7 +255,7 @@ class Worker:
         }
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name if __spec__ else "tapeir.runtime.bench", json.dumps(vars(request))],
+            [sys.executable, "-m", "tapeir.runtime.bench", json.dumps(vars(request), default=str)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment,
         )  # fmt: skip
         self._input, self._output = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)

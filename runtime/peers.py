@@ -69,7 +69,9 @@ class Peer:
 
     def split(self, arrays: Sequence[Array]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """State and inputs in the framework, for one array per argument."""
-        loaded = [(role not in ("input", None), self.load(a)) for role, a in zip(self.function.roles, arrays, strict=True)]
+        loaded = [
+            (role not in ("input", None), self.load(a)) for role, a in zip(self.function.roles, arrays, strict=True)
+        ]
         return tuple(a for own, a in loaded if own), tuple(a for own, a in loaded if not own)
 
     def run(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
@@ -254,10 +256,11 @@ class Writer(ScalarBuilder):
         return a.code
 
     def _reduce(self, op: Reduce, i: Instruction) -> Code:
-        x, result, axes = i.operands[0], i.result.type, tuple(i.attrs["axes"])
+        x, result = i.operands[0], i.result.type
+        axes: Shape = tuple(i.attrs["axes"])
         if op.combine == "argmax":
             kept = tuple(a for a in range(x.type.rank) if a not in axes)
-            size = math.prod(x.type.shape[a] for a in axes)
+            size = math.prod([x.type.shape[a] for a in axes])
             rows = self.reshape(self.transpose(self.array(x), (*kept, *axes)), (*[x.type.shape[a] for a in kept], size))
             return self.reshape(self.argmax(rows), result.shape)
         if not axes:
@@ -312,9 +315,7 @@ class Writer(ScalarBuilder):
             if n:
                 k0, k1 = (self.line(f"({k} + {w}) & {_LOW}") for k, w in zip((k0, k1), _WEYL, strict=True))
             p0, p1 = (self.line(f"{m} * {c}") for m, c in zip(_MULTIPLIERS, (c0, c2), strict=True))
-            c0, c2 = (
-                self.line(f"(({p} >> 32) & {_LOW}) ^ {c} ^ {k}") for p, c, k in ((p1, c1, k0), (p0, c3, k1))
-            )
+            c0, c2 = (self.line(f"(({p} >> 32) & {_LOW}) ^ {c} ^ {k}") for p, c, k in ((p1, c1, k0), (p0, c3, k1)))
             c1, c3 = self.line(f"{p1} & {_LOW}"), self.line(f"{p0} & {_LOW}")
         return [c0, c1, c2, c3]
 
@@ -360,7 +361,11 @@ class Writer(ScalarBuilder):
                 outputs.append(self.array(v))
         state = [updates.get(v, self.names[v]) for v, _ in f.state()]
         body = [
-            *(f"{_tuple(names)} = {whole}" for names, whole in ((given[True], "state"), (given[False], "inputs")) if names),
+            *(
+                f"{_tuple(names)} = {whole}"
+                for names, whole in ((given[True], "state"), (given[False], "inputs"))
+                if names
+            ),
             *_freed(self.lines, {*state, *outputs}),
             f"return {_tuple(state)}, {_tuple(outputs)}",
         ]
@@ -471,7 +476,9 @@ class JaxWriter(Writer):
         zeros = self.full(shape, 0, dtype)
         if shared:
             return self.line(f"{zeros!s}.at[:, {index}, :].add({x})")
-        outer, inner = (self.keep(np.arange(shape[a]).reshape(form), "c") for a, form in ((0, (-1, 1, 1)), (2, (1, 1, -1))))
+        outer, inner = (
+            self.keep(np.arange(shape[a]).reshape(form), "c") for a, form in ((0, (-1, 1, 1)), (2, (1, 1, -1)))
+        )
         return self.line(f"{zeros!s}.at[{outer}, {index}, {inner}].add({x})")
 
     def joined(self, parts: Sequence[Code], axis: int) -> Code:
@@ -533,8 +540,8 @@ class TorchWriter(Writer):
         return f"torch.{_STORED.get(dtype, dtype.numpy.name)}"
 
     def hold(self, array: Array) -> Any:
-        if array.dtype in (np.uint16, np.uint32, np.uint64):
-            array = array.astype(np.int32 if array.dtype == np.uint16 else np.int64)
+        if array.dtype.name in ("uint16", "uint32", "uint64"):
+            array = array.astype(np.int32 if array.itemsize == 2 else np.int64)
         return self.torch.from_numpy(np.array(array))
 
     def host(self, x: Any, type: TensorType) -> Array:
@@ -560,9 +567,7 @@ class TorchWriter(Writer):
     def emit(self, primitive: str, arguments: tuple[Scalar, ...], dtype: DType) -> Scalar:
         if primitive in self.functions:  # tensors alone, but for a choice between a tensor and a number
             free = 2 if primitive == "select" and not isinstance(arguments[1].code, Number) else -1
-            arguments = tuple(
-                a if n == free else Scalar(a.dtype, self.tensor(a)) for n, a in enumerate(arguments)
-            )
+            arguments = tuple(a if n == free else Scalar(a.dtype, self.tensor(a)) for n, a in enumerate(arguments))
         elif all(isinstance(a.code, Number) for a in arguments):
             arguments = (Scalar(arguments[0].dtype, self.tensor(arguments[0])), *arguments[1:])
         operand = arguments[-1].dtype

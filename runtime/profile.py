@@ -156,14 +156,14 @@ def _has_code(i: Instruction, program: Executable, steps: Steps) -> bool:
     return not isinstance(i.op, Source) and (steps.kernel(i) in program.kernels or not program.kernels)
 
 
-def _nothing(i: Instruction) -> None:
+def _nothing(i: Any) -> None:
     """What a call costs that does nothing."""
 
 
 def _cost_of_a_call(run: Callable[[Instruction], None], free: Instruction | None) -> float:
     """Seconds that timing adds to an instruction: those of running one that has no code."""
     clock, times = time.perf_counter, list[float]()
-    call: Callable[[Any], None] = run if free is not None else _nothing
+    call: Callable[[Any], None] = _nothing if free is None else run
     for _ in range(1000):
         begin = clock()
         call(free)

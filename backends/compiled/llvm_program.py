@@ -119,8 +119,8 @@ class Image:
             parts.append(data[start : start + size])
             start += size
         return cls(
-            tuple(parts[1:]), parts[0], header["arena"], tuple(header["memory"]), tuple(header["buffers"]), tuple(map(_ref_of_json, header["inputs"])),
-            tuple(map(_ref_of_json, header["outputs"])), header["may_commit"],
+            tuple(parts[1:]), parts[0], header["arena"], tuple(header["memory"]), tuple(header["buffers"]),
+            tuple(map(_ref_of_json, header["inputs"])), tuple(map(_ref_of_json, header["outputs"])), header["may_commit"],
         )  # fmt: skip
 
 

@@ -263,7 +263,8 @@ class Program:
         return lines
 
     def _argmax(self, op: Reduce, i: Instruction, out: Ref) -> list[str]:
-        x, axes = i.operands[0], i.attrs["axes"]
+        x = i.operands[0]
+        axes: Shape = i.attrs["axes"]
         ref, shape = self.ref(x), x.type.shape
         groups = grouped(len(shape), axes)
         lines: list[str] = []

@@ -1,8 +1,8 @@
 """A kernel function as one LLVM function: its nest of loops with explicit vectors of 16 lanes.
 
 ``void @kernel(ptr arguments, i64 begin, i64 end)`` runs units ``begin`` to ``end``: vectors of a flat map, rows, or bands of columns.
-``arguments`` points to the addresses of the kernel's operands, then of its results.  Units are independent, so how they are dealt to threads
-cannot change a bit.
+``arguments`` points to the addresses of the kernel's operands, then of its results.  Units are independent, so how they are dealt to
+threads cannot change a bit.
 
 Sums have one order whatever computes them.  Along a row: 16 lanes, lane ``j`` adding ``x[j], x[16 + j], ...`` from ``-0.0``, folded
 16-8-4-2-1; over 16384 elements, each run of 16384 by that rule, and the runs' sums by that rule again.  Down a column: rows in order in
@@ -19,7 +19,7 @@ from ...ir import Instruction, Value
 from ...ir.op import Elementwise, Gather, Join, Random32, Reduce, Source, View
 from ...ir.scalar import Scalar
 from ...ir.types import DType, bool_, i64, u32, u64
-from ...passes.loops import OUTER, REDUCED, Access, Bound, Nest
+from ...passes.loops import OUTER, REDUCED, Access, Bound, Nest, rules
 from ...passes.rewrite import splat_of
 from . import philox
 from .vector import VectorBuilder
@@ -292,7 +292,8 @@ class NestWriter:
             else:
                 self.declarations.add(f"declare {kind} @llvm.masked.load.{suffix}.p0(ptr, i32, <{LANES} x i1>, {kind})")
                 section.lines.append(
-                    f"  {name} = call {kind} @llvm.masked.load.{suffix}.p0(ptr {pointer}, i32 {size}, <{LANES} x i1> {mask}, {kind} zeroinitializer)"
+                    f"  {name} = call {kind} @llvm.masked.load.{suffix}.p0(ptr {pointer}, i32 {size}, "
+                    f"<{LANES} x i1> {mask}, {kind} zeroinitializer)"
                 )
         else:
             steps = ", ".join(f"i64 {n * stride}" for n in range(LANES))
@@ -495,7 +496,7 @@ class NestWriter:
         def index(axis: int) -> Scalar:
             return Scalar(i64, self._lanes(axes[axis], spot, section, width))
 
-        made: Scalar = i.op.element(builder, index, **i.attrs)  # type: ignore[attr-defined]
+        made: Scalar = rules(i).element(builder, index, **i.attrs)
         section.end(builder)
         return made
 
@@ -594,7 +595,7 @@ class NestWriter:
         return str(chosen.code)
 
     def _picked(self, i: Instruction, access: Access, spot: Spot) -> Scalar:
-        size = i.op.walk(tuple([o.type for o in i.operands]), **i.attrs).size  # type: ignore[attr-defined]
+        size = rules(i).walk(tuple([o.type for o in i.operands]), **i.attrs).size
         index = self.evaluate(i.operands[1], access, spot)
         at = self._inside(i, index, size, self.row, 1)
         return self.operand(i.operands[0], self.nest.full(), Spot(point=at), 1)
@@ -603,7 +604,7 @@ class NestWriter:
         self, i: Instruction, access: Access, spot: Spot, section: Section, width: int, only: Mask | None
     ) -> Scalar:
         whole, dtype = i.operands[0], i.operands[0].type.dtype
-        size = i.op.walk(tuple([o.type for o in i.operands]), **i.attrs).size  # type: ignore[attr-defined]
+        size = rules(i).walk(tuple([o.type for o in i.operands]), **i.attrs).size
         to_index, base, step = self.nest.gather(i, access)
         base = Access(base.offset + self.nest.layouts[self.nest.argument_index[whole]].offset, base.strides)
         wide_index = self.is_wide(to_index, spot)
@@ -916,7 +917,7 @@ class NestWriter:
                 r = _Running(i, Carry(kind, first), spot=spot)
                 if _finds_extremum(i) and dtype.floating:
                     r.nan = Carry(f"<{LANES} x i1>", "zeroinitializer")
-                if i.op.combine == "sum":  # type: ignore[attr-defined]
+                if rules(i).combine == "sum":
                     r.total = Carry(kind, first)
                 running.append(r)
         return running
@@ -930,7 +931,7 @@ class NestWriter:
     def _combine(self, i: Instruction, a: str, b: str, section: Section, kind: str) -> str:
         """``a`` combined with ``b``; of two equal extrema the second."""
         dtype, name = i.result.type.dtype, self.fresh("r")
-        combine: str = i.op.combine  # type: ignore[attr-defined]
+        combine: str = rules(i).combine
         if combine == "sum":
             section.lines.append(f"  {name} = {'fadd' if dtype.floating else 'add'} {kind} {a}, {b}")
             return name
@@ -1240,7 +1241,7 @@ class NestWriter:
 
 
 def _finds_extremum(i: Instruction) -> bool:
-    return i.op.combine in ("max", "min")  # type: ignore[attr-defined]
+    return rules(i).combine in ("max", "min")
 
 
 def _suffix(dtype: DType) -> str:

@@ -22,13 +22,13 @@ from .settings import UsageError, choice, entry, note
 @entry
 def bench(path: Path, against: Sequence[str], rounds: int, seconds: float, as_json: bool, given: Given) -> None:
     """Print what a step costs on the model's backend, and what it is held against, as multiples of that."""
-    for name in against:
-        choice("--against", name, [*base.available(), *PEERS])
     if rounds < 1:
         raise UsageError(f"--rounds {rounds}: it is at least 1")
     if not (seconds > 0 and math.isfinite(seconds)):
         raise UsageError(f"--seconds {seconds}: it is above 0")
     model = ModelIR(path, given)
+    for name in against:  # a model file may register backends
+        choice("--against", name, [*base.available(), *PEERS])
     if len(model.batch) < 2:
         raise IRError(f"{path} has no target in its batch: a training step cannot be timed")
     backend = measured_backend(model, given)
@@ -50,6 +50,18 @@ def bench(path: Path, against: Sequence[str], rounds: int, seconds: float, as_js
     for cost in others:
         if cost.note:
             note(f"{cost.contender}: {cost.note}")
+        elif not _agree(cost.loss, ours.loss):
+            note(f"{cost.contender}: its first loss is {cost.loss}, and that of {backend} {ours.loss}")
+
+
+def _agree(a: float | None, b: float | None) -> bool:
+    """Whether two first losses are the same but for rounding; one that is not finite says nothing."""
+    return (
+        a is None
+        or b is None
+        or not (math.isfinite(a) and math.isfinite(b))
+        or math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-5)
+    )
 
 
 def duration(seconds: float) -> str:
@@ -94,6 +106,13 @@ def _json(path: Path, ours: Cost, others: Sequence[Cost]) -> dict[str, Any]:
         values: dict[str, Any] = {name: getattr(cost, name) for name in fields}
         ratios = {} if cost is ours else {"ratios": {n: _ratio(getattr(cost, n), getattr(ours, n)) for n in fields}}
         loss = cost.loss if cost.loss is not None and math.isfinite(cost.loss) else None
-        return {"contender": cost.contender, **values, **ratios, "rounds": cost.rounds, "loss": loss, "note": cost.note or None}
+        return {
+            "contender": cost.contender,
+            **values,
+            **ratios,
+            "rounds": cost.rounds,
+            "loss": loss,
+            "note": cost.note or None,
+        }
 
     return {"model": path.stem, "contenders": [shown(c) for c in (ours, *others)]}

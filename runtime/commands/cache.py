@@ -148,7 +148,9 @@ def _compiler() -> Part:
 
 
 def _settings(key: str, numerics: str | None) -> Part:
-    words = [w if len(w) <= _LONG else f"{w[: _LONG // 2]}...({_short(w)})" for w in kernels.table().description.split()]
+    words = [
+        w if len(w) <= _LONG else f"{w[: _LONG // 2]}...({_short(w)})" for w in kernels.table().description.split()
+    ]
     head = f"numerics {numerics}, " if numerics is not None else ""
     return Part("settings", _short(key), f"{head}pipeline {VERSION}, kernel table {' '.join(words)}")
 

@@ -308,6 +308,91 @@ def reduce(
 
 
 @app.command()
+@_builds_model
+def bench(
+    model: ModelArgument,
+    against: Annotated[
+        str, typer.Option(help="Backends, torch (eager and compiled) and jax, separated by commas.")
+    ] = "eager",
+    rounds: Annotated[int, typer.Option(help="How often every contender has its turn.")] = 5,
+    seconds: Annotated[float, typer.Option(help="About how long one turn is.")] = 0.5,
+    numerics: Numerics = None,
+    json: Json = False,
+    debug: Debug = False,
+    *,
+    given: GivenFlags,
+) -> None:
+    """Time a training step beside other backends and frameworks.
+
+    Also the first step, and memory.  A step goes from host arrays to the loss.  Every contender has a process of its own; a framework that
+    is not there gets a note.
+    """
+    sys.excepthook = _explain(debug)
+    names = [a for a in against.split(",") if a]
+    _usage(lambda: commands.bench(model, names, rounds, seconds, json, given(numerics=numerics)))
+
+
+@app.command()
+@_builds_model
+def profile(
+    file: FileArgument,
+    entry: Entry = None,
+    mode: Mode = None,
+    numerics: Numerics = None,
+    json: Json = False,
+    debug: Debug = False,
+    *,
+    given: GivenFlags,
+) -> None:
+    """Show where the time goes: each kernel, its ops and source lines.
+
+    By default of train_step, on the file's backend or, where it chooses none, on compiled.
+    """
+    sys.excepthook = _explain(debug)
+    _usage(lambda: commands.profile(file, entry, mode, json, given(numerics=numerics)))
+
+
+cache_app = typer.Typer(help="Look into the disk cache of compiled programs, or clear it.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+
+@cache_app.command("ls")
+def cache_ls(debug: Debug = False) -> None:
+    """List all entries, the latest used first."""
+    sys.excepthook = _explain(debug)
+    _usage(commands.cache_ls)
+
+
+@cache_app.command("why")
+@_builds_model
+def cache_why(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[MODEL.py|FILE.ir]", help="A model file or IR text; none: what all keys share."),
+    ] = None,
+    entry: Entry = None,
+    mode: Mode = None,
+    numerics: Numerics = None,
+    debug: Debug = False,
+    *,
+    given: GivenFlags,
+) -> None:
+    """Say whether a program is in the cache, and what its key is made of.
+
+    By default that of train_step.
+    """
+    sys.excepthook = _explain(debug)
+    _usage(lambda: commands.cache_why(file, entry, mode, given(numerics=numerics)))
+
+
+@cache_app.command("clear")
+def cache_clear(debug: Debug = False) -> None:
+    """Delete all entries."""
+    sys.excepthook = _explain(debug)
+    _usage(commands.cache_clear)
+
+
+@app.command()
 def opt(
     file: Annotated[Path, typer.Argument(metavar="FILE.ir", help="IR text.")],
     passes: Annotated[str, typer.Option(help="Names of passes, separated by commas; see irc passes.")],
