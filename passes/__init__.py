@@ -33,6 +33,8 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "fused": FUSE,
     "planned": (*FUSE, "plan"),
 }
+UNFUSED = (*OPTIMIZE, "update", "cse", "dce", "plan")
+"""As ``planned``, with every op a kernel of its own: for finding the op and the rewrite that are wrong."""
 NUMPY = (*OPTIMIZE, "inline", "update", "cse", "dce", "plan")
 """What leads to a program of array calls: only updates are kernels."""
 VERSION = 2
@@ -42,6 +44,7 @@ __all__ = [
     "NUMPY",
     "PASSES",
     "PIPELINES",
+    "UNFUSED",
     "VERSION",
     "Application",
     "Context",

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...ir import Function, Instruction, Module, TensorType
 from ...ir.types import f32, f64
-from ...passes import NUMPY, PASSES, PIPELINES, VERSION, PassManager, Provenance
+from ...passes import NUMPY, PASSES, PIPELINES, UNFUSED, VERSION, PassManager, Provenance
 from .. import kernels
 from ..base import Executable
 from ..eager import cpu_only
@@ -50,7 +50,9 @@ class CompiledBackend:
         return device == "cpu" and all(known(v.type) for v in (*op.operands, *op.results))
 
     def compile(self, func: Function, *, device: str, options: Mapping[str, Any]) -> Executable:
-        """``options``: ``module`` around the function, ``verify_each``, and a ``Provenance`` to fill as ``provenance``."""
+        """``options``: ``module`` around the function, ``verify_each``, a ``Provenance`` to fill as
+        ``provenance`` (the program is then not cached), ``in_place`` for new state over the old, ``numerics``, and ``unfused``.
+        """
         begin = time.perf_counter()
         source: Module | None = options.get("module")
         module = Module(source.name if source else func.name, [func])
@@ -63,9 +65,9 @@ class CompiledBackend:
         provenance: Provenance | None = options.get("provenance")
 
         def lowered() -> Module:
-            return lower(
-                module, "planned" if target() == "native" else NUMPY, verify_each=verify_each, provenance=provenance
-            )
+            native = UNFUSED if options.get("unfused") else "planned"
+            passes = native if target() == "native" else NUMPY
+            return lower(module, passes, verify_each=verify_each, provenance=provenance)
 
         if target() == "numpy":
             planned = lowered()

@@ -191,6 +191,11 @@ class LlvmProgram(Executable):
         return self.program.function
 
     @property
+    def module(self) -> Module:
+        """The planned module around the function."""
+        return self.program.module
+
+    @property
     def source(self) -> str:  # type: ignore[override]
         """The LLVM text of all kernels and steps."""
         return "\n\n".join([*self.program.kernels.values(), self.program.main])
@@ -290,7 +295,10 @@ class _LlvmSteps:
         self._bases = program.bases(self._buffers)
 
     def _array(self, value: Value) -> Array:
-        return window(self._buffers, self._made.ref(value))
+        ref = self._made.ref(value)
+        if ref.buffer == "constants":  # one that no step reads is not in the image
+            return self._made.constants_array(ref)
+        return window(self._buffers, ref)
 
     def write(self, value: Value, array: Array) -> None:
         if self._made.ref(value).buffer != "constants":

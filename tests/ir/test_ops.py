@@ -307,8 +307,13 @@ def test_special_values(name: str, dtype: Any) -> None:
             check_backends(op, sample)
             if isinstance(op, Composite):
                 continue  # where an intermediate overflows, the decomposition is what defines the value
-            if op.name in ("sin", "cos", "pow", "remainder", "floor_divide"):
-                # Their condition is unbounded here; reference and table must still be the same function.
+            if op.name in ("sin", "cos", "pow"):
+                # Their condition is unbounded here; reference and table must still be the same function, to rounding.
+                wanted, found = reference(op, operands, op.attributes(attrs)), computed(op, sample)
+                np.testing.assert_allclose(
+                    found, wanted, rtol=4 * np.finfo(found.dtype).eps, atol=np.finfo(found.dtype).tiny
+                )
+            elif op.name in ("remainder", "floor_divide"):
                 assert same_bits(reference(op, operands, op.attributes(attrs)), computed(op, sample))
             else:
                 check_value(op, sample)

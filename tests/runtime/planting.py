@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tapeir.backends import kernels
+from tapeir.backends.compiled.numpy_writer import Writer
 from tapeir.ir import GraphBuilder, Module, Value
 from tapeir.ir.build import Builder
-from tapeir.ir.types import f32
+from tapeir.ir.types import f32, i32, i64
 from tapeir.passes.rewrite import Rewrite
 
 
@@ -37,6 +40,38 @@ def plant(monkeypatch: pytest.MonkeyPatch, rule: Rewrite) -> None:
     """Add a rule to those of ``canonicalize``."""
     module = sys.modules["tapeir.passes.canonicalize"]
     monkeypatch.setattr(module, "RULES", (*vars(module)["RULES"], rule))
+
+
+def wrong_primitive(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Make the code of a scalar primitive 64 units off in compiled programs; the tape keeps the right one."""
+    monkeypatch.setenv("TAPEIR_CACHE", "off")
+    if kernels.table().name == "native":
+        from tapeir.backends.native import nest
+
+        builder: Any = vars(nest)["_Builder"]
+        emit = builder.emit
+
+        def off(self: Any, primitive: str, arguments: Any, dtype: Any) -> Any:
+            made = emit(self, primitive, arguments, dtype)
+            if primitive != name:
+                return made
+            integer = i32 if dtype is f32 else i64
+            return self.bits(self.add(self.bits(made, integer), self.constant(64, integer)), dtype)
+
+        monkeypatch.setattr(builder, "emit", off)
+        return
+    call = Writer._call  # pyright: ignore[reportPrivateUsage]
+
+    def nudge(out: Any) -> None:
+        np.multiply(out, 1 + 64 * np.finfo(out.dtype).eps, out=out)
+
+    def off_call(self: Any, p: Any, out: Any, shape: Any, pool: Any) -> None:
+        call(self, p, out, shape, pool)
+        if p.name == name:
+            self.calls["nudge"] = nudge
+            self.line(f"nudge({self.var(out)})")
+
+    monkeypatch.setattr(Writer, "_call", off_call)
 
 
 def chain(*names: str) -> Module:
