@@ -155,7 +155,9 @@ def compare(
     vague = done.finding.made_by == "fuse" if done.finding is not None else differs
     if vague and not (options or {}).get("unfused"):
         apart = {**(options or {}), "unfused": True}  # op by op, a rewrite before fusion shows by itself
-        done.finding = compare(module, name, arrays, backend=backend, device=device, options=apart).finding or done.finding
+        done.finding = (
+            compare(module, name, arrays, backend=backend, device=device, options=apart).finding or done.finding
+        )
     grades = [r.gap.grade for r in done.results] + ([done.finding.gap.grade] if done.finding is not None else [])
     done.grade = max(grades, key=GRADES.index, default="none")
     return done

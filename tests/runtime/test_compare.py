@@ -138,7 +138,7 @@ def test_two_values_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
         z = tp.ops.sin(x)
         return y * z + x
 
-    found = examined(tp.trace(function, tp.f32[16]), "function")
+    found = examined(tp.trace(function, tp.f32[16]), "function", options={"unfused": True})
     assert found.grade == "real"
     assert (found.finding.fault, found.finding.made_by) == ("memory", "plan")
     assert "shares its memory" in found.finding.inside
@@ -161,7 +161,7 @@ def test_a_value_that_was_overwritten_before_it_was_read(monkeypatch: pytest.Mon
         z = tp.ops.sin(tp.ops.cos(x))
         return z + x, y - x
 
-    found = examined(tp.trace(function, tp.f32[16]), "function")
+    found = examined(tp.trace(function, tp.f32[16]), "function", options={"unfused": True})
     assert (found.grade, found.finding.fault, found.finding.made_by) == ("real", "memory", "plan")
     assert "was overwritten before this read it" in found.finding.inside
     assert "sub" in found.finding.op
