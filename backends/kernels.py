@@ -369,6 +369,11 @@ class Table:
         """What its bits depend on."""
         return f"NumPy; products by {blas().description}"
 
+    @property
+    def summary(self) -> str:
+        """What it is, for a person."""
+        return self.description
+
     def primitive(self, name: str, operand: DType, result: DType) -> Kernel:
         """The entry of a scalar primitive for its first data operand's dtype and its result's."""
         return primitive(name, operand, result)

@@ -36,7 +36,7 @@ def lower(module: Module, stage: str | Sequence[str] = "planned", **options: Any
 
 
 class CompiledBackend:
-    """Optimises, plans and compiles to a NumPy program that equals the tape bit for bit."""
+    """Optimises, fuses, plans and compiles to a program that equals the tape bit for bit."""
 
     name = "compiled"
 

@@ -293,6 +293,9 @@ class _LlvmSteps:
         state = State({v.name or "": v.type for v, _ in self.function.state()})
         self._buffers = program.buffers(state, 0, aligned_bytes(self._made.memory.arena_bytes))
         self._bases = program.bases(self._buffers)
+        self._address = self._bases.ctypes.data
+        step = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
+        self._code = {i: [step(program.address_of(n)) for n in names] for i, names in self._made.names.items()}
 
     def _array(self, value: Value) -> Array:
         ref = self._made.ref(value)
@@ -308,9 +311,8 @@ class _LlvmSteps:
         return np.array(self._array(value))
 
     def run(self, i: Instruction) -> None:
-        for name in self._made.names.get(i, ()):
-            step = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._program.address_of(name))
-            code = step(self._bases.ctypes.data)
+        for step in self._code.get(i, ()):
+            code = step(self._address)
             if code:
                 raise self._program.error(code)
 

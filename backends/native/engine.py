@@ -70,6 +70,12 @@ class Library:
         return found
 
 
+def processor() -> str:
+    """The processor that code is made for, and by which LLVM."""
+    _initialized()
+    return f"{llvm.get_host_cpu_name()}, LLVM {'.'.join(str(n) for n in llvm.llvm_version_info)}"
+
+
 @cache
 def target_description() -> str:
     """What object code depends on besides its text: triple, processor and features, LLVM, ``VERSION``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from ...ir.types import DType, f32, f64
+from .. import kernels
 from ..kernels import Call, Kernel, Table
 from . import blas, elementwise, engine, math, reductions
 
@@ -17,6 +18,10 @@ class NativeTable(Table):
     @property
     def description(self) -> str:
         return f"native ({engine.target_description()}); products by {blas.description()}"
+
+    @property
+    def summary(self) -> str:
+        return f"native code for {engine.processor()}; products by {kernels.blas().description}"
 
     def primitive(self, name: str, operand: DType, result: DType) -> Kernel:
         if name in math.FUNCTIONS and operand in (f32, f64):

@@ -76,4 +76,5 @@ def list_backends() -> None:
         devices = ", ".join(f"{d}: {backend.unavailable(d) or 'available'}" for d in ("cpu", "cuda"))
         rows.append((name, devices, _summary(type(backend).__doc__)))
     _print(rows)
-    print(f"kernel table (cpu): NumPy; products by {kernels.blas().description}")
+    reason = kernels.fallback_reason()
+    print(f"kernel table (cpu): {kernels.table().summary}" + (f"; not native: {reason}" if reason else ""))

@@ -256,7 +256,6 @@ USAGE = [
     ["bisect", "m.ir", "--passes", "nothing"],
     ["reduce", "m.ir", "--test", ""],
     ["reduce", "m.ir", "--test", "no-such-command"],
-    ["bench", "tiny.py"],
 ]
 
 
