@@ -505,7 +505,7 @@ class _Rewriter:
             while f"k{number}" in self.module.functions:
                 number += 1
             function = self._function(kernel, f"k{number}")
-            form = _form(function)
+            form = form_of(function)
             if form not in known:
                 known[form] = function.name
                 self.module.add(function)
@@ -545,7 +545,7 @@ class _Rewriter:
         return {i: n for i, n in places.items() if i in live}
 
 
-def _form(function: Function) -> object:
+def form_of(function: Function) -> object:
     """A kernel without names and locations."""
     numbers: dict[Value, int] = {v: n for n, v in enumerate(function.arguments)}
     lines: list[object] = [tuple(str(a.type) for a in function.arguments)]

@@ -17,11 +17,12 @@ from ...ir import Builder, Function, GraphBuilder, Instruction, IRError, Module,
 from ...ir.op import Contract, Control, Join, Key, Layout, Reduce, Scatter, Source, View
 from ...ir.record import blame
 from ...ir.types import Array, DType, Shape, TensorType
+from ...passes.fuse import form_of
 from ...passes.loops import Nest, grouped
 from ...passes.rewrite import splat_of
 from ..native import philox
 from ..native.nest import NestWriter, memory_type
-from ..native.routines import argmax, check_loop, scatter_add
+from ..native.routines import MEMSET, argmax, check_loop, scatter_add
 from ..state import aligned_bytes
 from .memory import Memory, Number, Ref, window
 
@@ -117,7 +118,7 @@ class Program:
         """The lines that run a kernel function over refs."""
         layouts = tuple(r.layout for r in operands)
         targets = tuple(r.layout for r in results)
-        form = (_form(function), layouts, targets)
+        form = (form_of(function), layouts, targets)
         if form not in self.known:
             writer = NestWriter(Nest(function, layouts, targets), "KERNEL", self.fast)
             text = "\n".join([*sorted(writer.declarations), *writer.functions.values(), writer.text])
@@ -255,7 +256,7 @@ class Program:
         part, index = i.operands
         walk = op.walk((part.type, index.type), **i.attrs)
         name, text = scatter_add(part.type.dtype, index.type.dtype)
-        self.support[name] = text
+        self.support.update({"memset": MEMSET, name: text})
         lines: list[str] = []
         places = [self.address(lines, r, start=True) for r in (self._rows(part), self._rows(index), out)]
         numbers = ", ".join(f"i64 {int(x)}" for x in (walk.outer, walk.size, walk.inner, walk.count, walk.shared))
@@ -423,14 +424,3 @@ def same_bytes(a: Ref, b: Ref) -> bool:
     return (a.buffer, start(a)) == (b.buffer, start(b)) and (
         a.layout.strides == b.layout.strides or (a.layout.is_contiguous and b.layout.is_contiguous)
     )
-
-
-def _form(function: Function) -> object:
-    numbers: dict[Value, int] = {v: n for n, v in enumerate(function.arguments)}
-    lines: list[object] = [tuple(str(a.type) for a in function.arguments)]
-    for i in function.instructions:
-        lines.append((i.op.name, tuple(numbers[o] for o in i.operands), tuple((k, str(v)) for k, v in i.attrs.items())))
-        for r in i.results:
-            numbers[r] = len(numbers)
-    lines.append(tuple(numbers[r] for r in function.results))
-    return tuple(lines)

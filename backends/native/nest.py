@@ -596,7 +596,7 @@ class NestWriter:
 
     def _picked(self, i: Instruction, access: Access, spot: Spot) -> Scalar:
         size = rules(i).walk(tuple([o.type for o in i.operands]), **i.attrs).size
-        index = self.evaluate(i.operands[1], access, spot)
+        index = self.operand(i.operands[1], access, spot, 1)
         at = self._inside(i, index, size, self.row, 1)
         return self.operand(i.operands[0], self.nest.full(), Spot(point=at), 1)
 

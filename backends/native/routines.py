@@ -13,6 +13,9 @@ from ...ir.types import DType, TensorType, bool_
 from .nest import item_size, memory_type
 from .vector import VectorBuilder
 
+MEMSET = "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)"
+"""What ``scatter_add`` calls besides."""
+
 
 def scatter_add(dtype: DType, index: DType) -> tuple[str, str]:
     """Name and text of ``(part, index, out, outer, size, inner, count, shared)``: zeros, then the parts added in their order."""
@@ -24,7 +27,6 @@ def scatter_add(dtype: DType, index: DType) -> tuple[str, str]:
     else:
         widen = f"{'zext' if index.kind == 'u' else 'sext'} {word} %raw to i64"
     text = f"""
-declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 define internal void @{name}(ptr %part, ptr %index, ptr %out, i64 %outer, i64 %size, i64 %inner, i64 %count, i64 %shared) {{
 entry:
   %slab = mul i64 %size, %inner
