@@ -401,16 +401,19 @@ class Planner:
         for v in self.function.inputs():
             place(v)
         for n, i in enumerate(self.function.instructions):
+            taken: set[Value] = set()  # what one result of this instruction has overwritten is no other's
             for r in i.results:
                 if r.place is not None or r in self.constants:
                     continue
-                target = self._in_place(i, n, r, held)
+                free = {memory: at for memory, at in held.items() if memory not in taken} if taken else held
+                target = self._in_place(i, n, r, free)
                 if target is None:
                     place(r)
                     if self.last.get(self._memory(r), -1) < n:
                         ends[n].append(self._memory(r))
                 else:
                     memory = self._memory(target)
+                    taken.add(memory)
                     r.place = Place("alias", 0, target)
                     self._take_over(memory, r, n, ends)
             for memory in ends[n]:
