@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tapeir as tp
+from tapeir.backends import kernels
 
 MODEL = """\
 import numpy as np
@@ -58,6 +59,8 @@ class Done:
 def irc(folder: Path, *arguments: Any) -> Done:
     """Run ``irc`` in a folder."""
     environment = {"PATH": os.environ.get("PATH", ""), "NO_COLOR": "1", "PYTHONPATH": str(Path(tp.__file__).parents[1])}
+    if kernels.table().name == "numpy":
+        environment["TAPEIR_NATIVE"] = "0"  # asked for, so no command says that it is not native
     command = [sys.executable, "-m", "tapeir", *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert "\x1b" not in done.stdout + done.stderr
