@@ -80,7 +80,10 @@ class Executable:
         raise BackendError(f"{type(self).__name__} does not run on plain arrays")
 
     def __call__(self, *arrays: Any, out: Sequence[Array] | None = None) -> Any:
-        """Results for one array per argument; fresh arrays, or written to ``out``.  One result comes bare."""
+        """Results for one array per argument; fresh arrays, or written to ``out``.  One result comes bare.
+
+        What ``out`` holds is undefined if the call raises.
+        """
         expected = self.function.arguments
         if len(arrays) != len(expected):
             raise TypeError(f"@{self.function.name} takes {len(expected)} arrays, not {len(arrays)}")
@@ -94,12 +97,14 @@ class Executable:
             if a.dtype.kind == "f" and not value.type.dtype.floating:
                 raise TypeError(f"@{self.function.name}: %{value.name} is {value.type}, not an array of {a.dtype}")
             given.append(np.ascontiguousarray(a, value.type.dtype.numpy).reshape(a.shape))
-        results = self.run(given)
-        if out is not None:
-            for target, result in zip(out, results, strict=True):
-                np.copyto(target, result)
-            results = tuple(out)
+        results = self.run(given) if out is None else self.run_into(given, out)
         return results[0] if len(results) == 1 else results
+
+    def run_into(self, arrays: Sequence[Array], out: Sequence[Array]) -> tuple[Array, ...]:
+        """All results for all arguments, written to ``out``, whose contents are undefined if this raises."""
+        for target, result in zip(out, self.run(arrays), strict=True):
+            np.copyto(target, result)
+        return tuple(out)
 
     def steps(self) -> Steps | None:
         """The program for running kernel by kernel on memory of its own; None where it cannot be taken apart."""

@@ -30,7 +30,7 @@ class Location(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a planned value lives: ``arena+offset``, ``alias(value)`` or ``state(name)``."""
+    """Where a planned value lives: ``arena+offset``, ``alias(value)``, ``state(name)``, or ``caller``: the array that a caller gave."""
 
     kind: str
     offset: int = 0
@@ -38,6 +38,11 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return f"arena+{self.offset}" if self.kind == "arena" else self.kind
+
+
+PLACES = {"arena": False, "alias": True, "state": True, "caller": False}
+"""The kinds of places, and whether they name a value."""
+PLACE_RULE = "arena+offset, alias(%value), state(%argument) or caller"
 
 
 class Symbol(str):

@@ -16,7 +16,7 @@ from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedInput
 from lark.exceptions import VisitError
 
 from .errors import ParseError, shortened
-from .graph import ROLES, Function, Instruction, Location, Mark, Module, Place, Symbol, Value
+from .graph import PLACE_RULE, PLACES, ROLES, Function, Instruction, Location, Mark, Module, Place, Symbol, Value
 from .literal import Literal
 from .op import OPS, Attr, Op
 from .origin import Origin, Span
@@ -159,8 +159,8 @@ class _Builder(Transformer[Token, Module]):
         if place is None:
             return
         kind, of, offset = place
-        if kind not in ("arena", "alias", "state") or (of is None) != (kind == "arena"):
-            _fail(kind, "a place is arena+offset, alias(%value) or state(%argument)")
+        if PLACES.get(kind) is not (of is not None):
+            _fail(kind, f"a place is {PLACE_RULE}")
         value.place = Place(str(kind), offset, self.use(of) if of is not None else None)
 
     def argument(self, parts: list[Any]) -> tuple[Value, str | None]:

@@ -9,7 +9,7 @@ import re
 from typing import Any, NoReturn, cast
 
 from .errors import IRError, VerifyError, shortened
-from .graph import ROLES, Function, Instruction, Module, Place, Symbol, Value
+from .graph import PLACE_RULE, PLACES, ROLES, Function, Instruction, Module, Place, Symbol, Value
 from .literal import Literal
 from .op import Control
 from .origin import Span
@@ -24,7 +24,6 @@ BITS = 64
 """Of an integer in an attribute."""
 POSSIBLE = f"up to {MAX_RANK} axes and 2**40 elements"
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,255}", re.ASCII)
-_OF_VALUE = {"arena": False, "alias": True, "state": True}
 
 
 def is_possible(type: TensorType) -> bool:
@@ -134,7 +133,8 @@ def _heading_rule(function: Function) -> str:
 
 
 def _is_place(place: Place) -> bool:
-    return _OF_VALUE.get(place.kind) is (place.of is not None) and 0 <= place.offset < 1 << 63
+    most = 0 if place.kind == "caller" else (1 << 63) - 1
+    return PLACES.get(place.kind) is (place.of is not None) and 0 <= place.offset <= most
 
 
 def verify_function(function: Function, module: Module | None = None) -> None:
@@ -162,7 +162,7 @@ def verify_function(function: Function, module: Module | None = None) -> None:
         if value.place is None:
             return
         if not _is_place(value.place):
-            fail(f"the place of {_shown(value)} is arena+offset, alias(%value) or state(%argument)", i, type=n)
+            fail(f"the place of {_shown(value)} is {PLACE_RULE}", i, type=n)
         if value.place.of is not None and value.place.of not in known:
             fail(f"the place of {_shown(value)} names a value defined before it", i, type=n)
 

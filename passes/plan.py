@@ -2,6 +2,8 @@
 
 ``arena+offset``: bytes of the program's own memory, reused after the last use.  ``alias(%v)``: the operand's memory, for views and
 for elementwise ops that write in place.  ``state(%p)``: for an argument its buffer, for a new value the buffer of the next state.
+``caller``: an input of ``CALLER_BYTES`` or more is read where the caller has it, and never written; a result of that size is written
+where the caller wants it.
 Constants have no place.  The leaves of a fused update lie in one piece: state leaves already do, gradients are written there.
 
 The ops are put in an order that needs less memory where there is one (``passes/schedule.py``).  The function's attributes tell
@@ -21,13 +23,15 @@ from dataclasses import dataclass
 from ..ir import Function, Instruction, Module, Place, Value
 from ..ir.composite import can_fail
 from ..ir.op import Contract, Control, Elementwise, Gather, Join, Layout, Reduce, Scatter, Source, View
-from ..ir.types import DType, TensorType
+from ..ir.types import DType, TensorType, key
 from .loops import Nest, UnfitError
 from .manager import Context, Pass
 from .schedule import scheduled
 
 ALIGNMENT = 64
 """Bytes to which slices of state and arena are aligned."""
+CALLER_BYTES = 1 << 15
+"""From here on, asking an array for its address is quicker than a copy."""
 
 
 def padded(count: int, itemsize: int) -> int:
@@ -155,6 +159,7 @@ class Planner:
             v.place = Place("state", 0, v)
         self._update_places()
         self._commit_last()
+        self._caller_places()
         self._liveness()
         self._allocate()
 
@@ -277,6 +282,24 @@ class Planner:
                 covered = sum(v.type.size for v, _ in updates)
                 if covered == root.type.size or isinstance(root.owner.op, Control):
                     root.place = Place("state", 0, owner)
+
+    def _caller_places(self) -> None:
+        """Large inputs and results that lie in no other value's memory are the caller's arrays."""
+        f = self.function
+        outputs = [v for v, m in zip(f.results, f.marks, strict=True) if m is None or m.kind != "update"]
+        roots = [self.roots[v] for v in outputs]
+
+        def is_large(v: Value) -> bool:
+            return v.type.nbytes >= CALLER_BYTES and v.type.dtype is not key
+
+        for v in f.inputs():
+            if is_large(v) and v not in roots:
+                v.place = Place("caller")
+        for v in outputs:
+            alone = self.roots[v] is v and roots.count(v) == 1 and v.owner is not None
+            free = v.place is None and v not in self.inside and v not in self.constants
+            if is_large(v) and alone and free:
+                v.place = Place("caller")
 
     # The commit segment
 

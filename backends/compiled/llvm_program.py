@@ -8,7 +8,7 @@ import inspect
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache as cache_once
 from functools import cached_property
@@ -24,6 +24,7 @@ from ...ir.types import DTYPES, Array
 from .. import cache
 from ..base import Bound, Executable, PlannedMemory, Steps
 from ..native import blas, engine, threads
+from ..native.nest import STREAM_ALIGNMENT
 from ..state import State, aligned_bytes
 from .llvm_target import Program
 from .memory import Ref, window
@@ -97,6 +98,7 @@ class Image:
     buffers: tuple[str, ...]
     inputs: tuple[Ref, ...]
     outputs: tuple[Ref, ...]
+    over: tuple[tuple[int, ...], ...]  # for each output the inputs that it may be written over
     may_commit: bool
 
     def to_bytes(self) -> bytes:
@@ -104,7 +106,7 @@ class Image:
         header = {
             "sizes": [len(self.constants), *map(len, self.objects)], "arena": self.arena, "memory": self.memory, "buffers": self.buffers,
             "inputs": [_ref_to_json(r) for r in self.inputs], "outputs": [_ref_to_json(r) for r in self.outputs],
-            "may_commit": self.may_commit,
+            "over": self.over, "may_commit": self.may_commit,
         }  # fmt: skip
         text = json.dumps(header).encode()
         return b"".join([len(text).to_bytes(8, "little"), text, self.constants, *self.objects])
@@ -120,7 +122,8 @@ class Image:
             start += size
         return cls(
             tuple(parts[1:]), parts[0], header["arena"], tuple(header["memory"]), tuple(header["buffers"]),
-            tuple(map(_ref_of_json, header["inputs"])), tuple(map(_ref_of_json, header["outputs"])), header["may_commit"],
+            tuple(map(_ref_of_json, header["inputs"])), tuple(map(_ref_of_json, header["outputs"])),
+            tuple(map(tuple, header["over"])), header["may_commit"],
         )  # fmt: skip
 
 
@@ -145,7 +148,7 @@ def image_of(made: Program, begin: float) -> Image:
         objects.append(engine.object_of(text, about=f"kernel of @{f.name}, {made.module.name}"))
     objects.append(engine.object_of(made.main, about=f"steps of @{f.name}, {made.module.name}"))
     inputs = [made.ref(v) for v, role in zip(f.arguments, f.roles, strict=True) if role in ("input", None)]
-    outputs = [made.ref(v) for v, m in zip(f.results, f.marks, strict=True) if m is None or m.kind != "update"]
+    outputs = [made.ref(v) for v in made.memory.outputs]
     constants = made.blob().tobytes()
     memory = PlannedMemory.of(f, len(constants))
     return Image(
@@ -156,6 +159,7 @@ def image_of(made: Program, begin: float) -> Image:
         tuple(made.buffers),
         tuple(inputs),
         tuple(outputs),
+        tuple(map(tuple, made.memory.overwritable(made.module))),
         made.may_commit,
     )
 
@@ -210,9 +214,9 @@ class LlvmProgram(Executable):
         """Where the code of a step begins."""
         return self._library.address(step)
 
-    def buffers(self, state: State | None, which: int, arena: Array) -> dict[str, Array]:
-        """The bytes of every buffer by name, for one side of the state."""
-        buffers = {"arena": arena, "constants": self._constants, "status": self._status.view(np.uint8)}
+    def buffers(self, state: State | None, which: int, own: Mapping[str, Array]) -> dict[str, Array]:
+        """The bytes of every buffer by name, for one side of the state; ``own`` has those that only the program's user can name."""
+        buffers = {**own, "constants": self._constants, "status": self._status.view(np.uint8)}
         if state is not None:
             for side, chosen in (("state", which), ("next", which if self.commits else 1 - which)):
                 buffers.update({f"{side} {d.name}": b for d, b in state.buffers[chosen].items()})
@@ -220,53 +224,110 @@ class LlvmProgram(Executable):
 
     def bases(self, buffers: dict[str, Array]) -> Array:
         """The addresses that ``run`` and the steps take."""
-        return np.array([buffers[name].ctypes.data for name in self._image.buffers], np.uint64)
+        return np.array([buffers[n].ctypes.data if n in buffers else 0 for n in self._image.buffers], np.uint64)
 
     def error(self, code: int) -> IRError:
         """The error of the check that failed."""
         return self.program.fails[code - 1](self._status)
 
     def bind(self, state: State) -> Bound:
-        run, image = self._run, self._image
-        sides: list[Any] = []
-        for which in (0, 1):
-            buffers = self.buffers(state, which, self._arena)
-            bases = self.bases(buffers)
-            into, out = ([window(buffers, r) for r in refs] for refs in (image.inputs, image.outputs))
-            sides.append((bases.ctypes.data, into, out, bases, buffers))
-        copyto = np.copyto
+        call = self._bound(state)
+        return lambda *given: call(given)
 
-        def call(*given: Array) -> tuple[Array, ...]:
-            address, into, out, _, _ = sides[state.current]
-            for to, array in zip(into, given, strict=True):
-                copyto(to, array)
+    def _bound(self, state: State) -> Callable[..., tuple[Array, ...]]:
+        """A callable of the inputs and, if wanted, of an array or None for each result."""
+        run, image = self._run, self._image
+        copyto, count = np.copyto, len(image.outputs)
+        slots = {name: slot for slot, name in enumerate(image.buffers)}
+        read, written = (
+            [(n, slots[r.buffer], r) for n, r in enumerate(refs) if r.buffer == f"{kind} {n}" and r.buffer in slots]
+            for kind, refs in (("input", image.inputs), ("output", image.outputs))
+        )
+        sides: list[tuple[int, list[tuple[int, Array]], list[tuple[int, Array]], Array, dict[str, Array]]] = []
+        for which in (0, 1):
+            buffers = self.buffers(state, which, {"arena": self._arena})
+            bases = self.bases(buffers)
+            into, out = (
+                [(n, window(buffers, r)) for n, r in enumerate(refs) if r.buffer in buffers]
+                for refs in (image.inputs, image.outputs)
+            )
+            sides.append((bases.ctypes.data, into, out, bases, buffers))
+
+        def call(given: Sequence[Array], wanted: Sequence[Array | None] | None = None) -> tuple[Array, ...]:
+            address, into, out, bases, _ = sides[state.current]
+            for n, to in into:
+                copyto(to, given[n])
+            results: list[Any] = [None] * count
+            used: dict[int, Array] = {}
+            for n, slot, ref in read:
+                used[n] = _readable(given[n], ref.dtype.numpy)
+                bases[slot] = used[n].ctypes.data
+            for n, slot, ref in written:
+                array = None if wanted is None else wanted[n]
+                if array is None or not _is_writable(array, ref, used, image.over[n]):
+                    array = np.empty(ref.layout.shape, ref.dtype.numpy)
+                results[n] = used[~n] = array
+                bases[slot] = array.ctypes.data
             code = run(address)
             if code:
                 raise self.error(code)
-            return tuple([array.copy() for array in out])
+            for n, array in out:
+                results[n] = array.copy()
+            return tuple(results)
 
         return call
 
     def run(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        return self._run_all(arrays, None)
+
+    def run_into(self, arrays: Sequence[Array], out: Sequence[Array]) -> tuple[Array, ...]:
+        results = self._run_all(arrays, out)
+        for target, result in zip(out, results, strict=True):
+            if result is not target:
+                np.copyto(target, result)
+        return tuple(out)
+
+    def _run_all(self, arrays: Sequence[Array], out: Sequence[Array] | None) -> tuple[Array, ...]:
         f = self._traced
         if self._state is None:
             self._state = State({v.name or "": v.type for v, _ in f.state()})
-            self._call_bound = self.bind(self._state)
+            self._call_bound = self._bound(self._state)
         state = self._state
+        updates = [m is not None and m.kind == "update" for m in f.marks]
         inputs: list[Array] = []
         for v, role, array in zip(f.arguments, f.roles, arrays, strict=True):
             if role in ("input", None):
                 inputs.append(array)
             else:
                 np.copyto(state[v.name or ""], array)
-        outputs = iter(self._call_bound(*inputs))
+        wanted = None if out is None else [a for a, update in zip(out, updates, strict=True) if not update]
+        outputs = iter(self._call_bound(inputs, wanted))
         new = state.__getitem__ if self.commits else state.next
         return tuple(
-            np.array(new(m.of.name or "")) if m is not None and m.kind == "update" else next(outputs) for m in f.marks
+            np.array(new(m.of.name or "")) if update else next(outputs)  # type: ignore[union-attr]
+            for m, update in zip(f.marks, updates, strict=True)
         )
 
     def steps(self) -> Steps:
         return _LlvmSteps(self)
+
+
+def _readable(array: Array, dtype: Any) -> Array:
+    """The array, or a copy that lies as a program reads it."""
+    array = np.ascontiguousarray(array, dtype)
+    return array if array.flags.aligned else array.copy()
+
+
+def _is_writable(array: Array, ref: Ref, used: Mapping[int, Array], over: Sequence[int]) -> bool:
+    """Whether a program may write its result into an array itself.
+
+    It lies as it must, and shares no memory with the arrays in use, or it is one of those that may be written ``over``.
+    """
+    fits = type(array) is np.ndarray and array.dtype == ref.dtype.numpy and array.shape == ref.layout.shape
+    if not fits or not array.flags.carray or array.ctypes.data % STREAM_ALIGNMENT:
+        return False
+    shared = [n for n, other in used.items() if np.may_share_memory(array, other)]
+    return all(n in over and used[n].ctypes.data == array.ctypes.data for n in shared)
 
 
 def kernel_name(i: Instruction, names: Sequence[str]) -> str:
@@ -291,7 +352,8 @@ class _LlvmSteps:
         self.function = program.function
         self._program, self._made = program, program.program
         state = State({v.name or "": v.type for v, _ in self.function.state()})
-        self._buffers = program.buffers(state, 0, aligned_bytes(self._made.memory.arena_bytes))
+        memory = self._made.memory
+        self._buffers = program.buffers(state, 0, {"arena": aligned_bytes(memory.arena_bytes), **memory.own_arrays()})
         self._bases = program.bases(self._buffers)
         self._address = self._bases.ctypes.data
         step = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)

@@ -29,6 +29,8 @@ from .memory import Memory, Number, Ref, window
 PARALLEL_CYCLES = 80_000
 """Estimated cycles from which a kernel is shared between threads, in pieces of about half of it."""
 MOST_CHUNKS = 16
+STREAM_BYTES = 1 << 22
+"""Results of this size that the program does not read again are written past the caches."""
 
 
 class Program:
@@ -48,6 +50,7 @@ class Program:
         self.main = ""
         self.buffers: list[str] = ["arena", "constants", "status"]
         self.names: dict[Instruction, list[str]] = {}
+        self.streamed = self._streamed()
         self.may_commit = True
         """Whether new state may be written over the old: nothing that is copied last reads it."""
 
@@ -112,15 +115,23 @@ class Program:
         lines.append(f"  %q{k} = getelementptr i8, ptr %p{k}, i64 {offset}")
         return f"%q{k}"
 
+    def _streamed(self) -> set[str]:
+        """The buffers of large results that no instruction reads."""
+        read, caller = self.memory.readers(), self.memory.caller
+        return {
+            caller[v] for v in self.memory.outputs if v in caller and v.type.nbytes >= STREAM_BYTES and v not in read
+        }
+
     # Kernels
 
     def kernel(self, function: Function, operands: Sequence[Ref], results: Sequence[Ref]) -> list[str]:
         """The lines that run a kernel function over refs."""
         layouts = tuple(r.layout for r in operands)
         targets = tuple(r.layout for r in results)
-        form = (form_of(function), layouts, targets)
+        streamed = tuple(n for n, r in enumerate(results) if r.buffer in self.streamed)
+        form = (form_of(function), layouts, targets, streamed)
         if form not in self.known:
-            writer = NestWriter(Nest(function, layouts, targets), "KERNEL", self.fast)
+            writer = NestWriter(Nest(function, layouts, targets), "KERNEL", self.fast, streamed)
             text = "\n".join([*sorted(writer.declarations), *writer.functions.values(), writer.text])
             name = "k" + hashlib.sha256(text.encode()).hexdigest()[:24]
             self.kernels[name] = text.replace("@KERNEL", f"@{name}")

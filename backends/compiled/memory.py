@@ -8,16 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...ir import Function, Value
-from ...ir.op import Join, Layout, View
+from ...ir import Function, Instruction, Module, Value
+from ...ir.op import Control, Join, Layout, View
 from ...ir.types import DTYPES, Array, DType, Shape, key
+from ...passes.loops import Nest
 from ...passes.plan import state_layout
+from ..state import aligned_bytes
 
 
 class Ref(NamedTuple):
     """An array of the program: its buffer, byte offset, dtype and layout (in elements)."""
 
-    buffer: str  # "arena", "scratch", "constant N", "state f32" or "next f32"
+    buffer: str  # "arena", "scratch", "constant N", "state f32", "next f32", "input N" or "output N"
     offset: int
     dtype: DType
     layout: Layout
@@ -41,13 +43,27 @@ class Number:
     dtype: DType
 
 
+def _made_for(v: Value) -> Value:
+    """The value whose memory a value lies in."""
+    while v.place is not None and v.place.kind == "alias" and v.place.of is not None:
+        v = v.place.of
+    return v
+
+
 class Memory:
     """The refs of a planned function's values, in the order in which they are made."""
 
     def __init__(self, function: Function) -> None:
+        self.function = function
         self.slots = state_layout({v.name or "": v.type for v, _ in function.state()})
         self.arena_bytes = int(function.attrs.get("arena", 0))
         self.refs: dict[Value, Ref | Number] = {}
+        marked = zip(function.results, function.marks, strict=True)
+        self.outputs = [v for v, m in marked if m is None or m.kind != "update"]
+        sides = (("input", function.inputs()), ("output", self.outputs))
+        numbered = [(f"{kind} {n}", v) for kind, values in sides for n, v in enumerate(values)]
+        self.caller = {v: name for name, v in numbered if v.place is not None and v.place.kind == "caller"}
+        """Buffers of the values that are a caller's arrays, by their number among inputs or outputs."""
 
     def resolve(self, v: Value) -> Ref:
         """Where a value lies, from its place."""
@@ -55,6 +71,8 @@ class Memory:
         assert place is not None, f"{v!r} has no place"
         if place.kind == "arena":
             return Ref("arena", place.offset, v.type.dtype, Layout.contiguous(v.type.shape))
+        if place.kind == "caller":
+            return Ref(self.caller[v], 0, v.type.dtype, Layout.contiguous(v.type.shape))
         assert place.of is not None
         if place.kind == "state":
             # A join of state leaves is the current state itself; everything else placed in state is new.
@@ -73,6 +91,33 @@ class Memory:
             v.type.dtype,
             Layout.contiguous(v.type.shape),
         )
+
+    def readers(self) -> dict[Value, list[Instruction]]:
+        """The instructions that read a value's memory, in order, by the value that it was made for."""
+        found: dict[Value, list[Instruction]] = {}
+        for i in self.function.instructions:
+            for o in i.operands:
+                found.setdefault(_made_for(o), []).append(i)
+        return found
+
+    def overwritable(self, module: Module) -> list[list[int]]:
+        """For each output the inputs that a caller may have written over with it: the kernel that writes it reads them last."""
+        numbers = {v: n for n, v in enumerate(self.function.inputs())}
+        readers = self.readers()
+
+        def inputs_under(v: Value) -> list[int]:
+            i = v.owner
+            if i is None or v not in self.caller or not isinstance(i.op, Control):
+                return []
+            pairs = Nest(module[str(i.attrs[i.op.bodies[0]])]).overwrites()
+            over = [o for n, o in enumerate(i.operands) if (n, i.results.index(v)) in pairs and o in numbers]
+            return [numbers[o] for o in over if readers[o][-1] is i and i.operands.count(o) == 1]
+
+        return [inputs_under(v) for v in self.outputs]
+
+    def own_arrays(self) -> dict[str, Array]:
+        """Memory for every buffer that is else a caller's array."""
+        return {name: aligned_bytes(v.type.nbytes) for v, name in self.caller.items()}
 
     def state(self, of: Value, v: Value, which: str) -> Ref:
         """The current (``state``) or new (``next``) buffer of a state argument, for a value of its size."""

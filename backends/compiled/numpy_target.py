@@ -7,7 +7,7 @@ constant.
 from __future__ import annotations
 
 import linecache
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -60,14 +60,18 @@ class NumpyProgram(Executable):
         self._calls = dict(_CALLS)
         self._generate()
         constants = sum(c.nbytes for c in self._out.constants)
-        self.memory = PlannedMemory.of(function, self._out.scratch_bytes + constants)
+        caller = sum(v.type.nbytes for v in self._places.caller)
+        self.memory = PlannedMemory.of(function, self._out.scratch_bytes + constants + caller)
         code = compile(self.source, f"<tapeir {module.name}.{function.name} {id(self):x}>", "exec")
         linecache.cache[code.co_filename] = (len(self.source), None, self.source.splitlines(True), code.co_filename)
         scope: dict[str, Any] = {}
         exec(code, scope)
         self._program: Callable[..., Callable[..., tuple[Array, ...]]] = scope["program"]
-        self._arena = aligned_bytes(self._arena_bytes)
-        self._scratch = aligned_bytes(self._out.scratch_bytes)
+        self._own = {
+            "arena": aligned_bytes(self._arena_bytes),
+            **self._places.own_arrays(),
+            "scratch": aligned_bytes(self._out.scratch_bytes),
+        }
 
     # Ops, by family
 
@@ -340,7 +344,7 @@ class NumpyProgram(Executable):
         scope: dict[str, Any] = {}
         exec("\n".join(self._text(parts, f"[{', '.join(name for name, _, _ in parts)}]")), scope)
         state = State({v.name or "": v.type for v, _ in self.function.state()})
-        memory = self._memory(state, 0, aligned_bytes(self._arena_bytes), aligned_bytes(self._out.scratch_bytes))
+        memory = self._memory(state, 0, {name: aligned_bytes(array.nbytes) for name, array in self._own.items()})
         functions: list[Callable[[], None]] = scope["program"](*memory, self._calls)
         view, number = memory[0], memory[1]
 
@@ -358,11 +362,11 @@ class NumpyProgram(Executable):
 
     def _instantiate(self, state: State | None, which: int) -> Callable[..., tuple[Array, ...]]:
         """The program on one set of state buffers."""
-        return self._program(*self._memory(state, which, self._arena, self._scratch), self._calls)
+        return self._program(*self._memory(state, which, self._own), self._calls)
 
-    def _memory(self, state: State | None, which: int, arena: Array, scratch: Array) -> tuple[Callable[..., Any], ...]:
+    def _memory(self, state: State | None, which: int, own: Mapping[str, Array]) -> tuple[Callable[..., Any], ...]:
         """How a program reaches its arrays and numbers, and how it raises."""
-        buffers: dict[str, Array] = {"arena": arena, "scratch": scratch}
+        buffers: dict[str, Array] = {**own}
         buffers.update({f"constant {n}": c.reshape(-1).view(np.uint8) for n, c in enumerate(self._out.constants)})
         if state is not None:
             for side, chosen in (("state", which), ("next", 1 - which)):

@@ -12,7 +12,7 @@ blocks of 256, the blocks' sums in order.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from ...ir import Instruction, Value
@@ -32,6 +32,8 @@ UNROLLED = 4
 """Rows of up to this many vectors are written out, their values kept in registers."""
 BAND = 4
 TEMPORARY_BYTES = 1 << 17
+STREAM_ALIGNMENT = 16
+STREAMED = "!0 = !{i32 1}"
 RECOMPUTED_COST = 2
 COSTS = {"div": 6, "sqrt": 6, "exp": 20, "log": 20, "log1p": 25, "expm1": 25, "tanh": 25, "sigmoid": 22, "erf": 30, "sin": 30,
          "cos": 30, "pow": 80, "floor_divide": 20, "remainder": 20}  # fmt: skip
@@ -119,8 +121,9 @@ class _Running:
 class NestWriter:
     """Writes one kernel; ``text`` is the function, ``units`` how many units it has and ``cost`` about how many cycles a unit takes."""
 
-    def __init__(self, nest: Nest, name: str, fast: bool = False) -> None:
-        self.nest, self.name, self.fast = nest, name, fast
+    def __init__(self, nest: Nest, name: str, fast: bool = False, streamed: Collection[int] = ()) -> None:
+        """``streamed`` are the numbers of results that are written past the caches; they lie at multiples of ``STREAM_ALIGNMENT``."""
+        self.nest, self.name, self.fast, self.streamed = nest, name, fast, streamed
         self.declarations: set[str] = set()
         self.functions: dict[str, str] = {}
         self._count = 0
@@ -148,6 +151,8 @@ class NestWriter:
                 self.places[v] = pointer
         self.results = [f"%p{2 * (len(f.arguments) + n) + 1}" for n in range(len(f.results))]
         self._write()
+        if STREAMED in self.declarations:
+            self.entry.lines.append("  fence seq_cst")
         body = "\n".join(self.entry.lines)
         if fast:
             body = re.sub(r" = (fadd|fsub|fmul) ", r" = \1 contract ", body)
@@ -331,8 +336,20 @@ class NestWriter:
         section.lines.append(f"  {flag} = icmp ne {kind} {name}, {'0' if width == 1 else 'zeroinitializer'}")
         return Scalar(dtype, flag)
 
-    def store(self, x: Scalar, base: str, access: Access, spot: Spot, wide: bool) -> None:
-        """Write an element (or vector); lanes that do not count are left alone."""
+    def _streams(self, n: int) -> bool:
+        """Whether a result is written past the caches: by the last loop over a row, which computes little between two vectors.
+
+        All its vectors lie at multiples of ``STREAM_ALIGNMENT``.
+        """
+        if n not in self.streamed or self.nest.phases == 1 or self.nest.function.results[n] in self.saved:
+            return False
+        access, size = self.nest.stores[n], item_size(self.nest.function.results[n].type.dtype)
+        others = [s for d, s in enumerate(access.strides) if d != self.lane_dim and self.nest.dims[d].size > 1]
+        return all(s * size % STREAM_ALIGNMENT == 0 for s in (access.offset, *others))
+
+    def store(self, x: Scalar, n: int, spot: Spot, wide: bool) -> None:
+        """Write an element (or vector) of a result; lanes that do not count are left alone."""
+        access, base = self.nest.stores[n], self.results[n]
         pointer, section = self.pointer(base, x.dtype, access, spot)
         code, dtype = x.code, x.dtype
         kind = f"<{LANES} x {memory_type(dtype)}>" if wide else memory_type(dtype)
@@ -342,10 +359,12 @@ class NestWriter:
             code = byte
         size = item_size(dtype)
         stride = access.strides[self.lane_dim]
-        if not wide or (spot.mask is None and stride == 1):
+        if wide and spot.mask is None and stride == 1 and self._streams(n):
+            self.declarations.add(STREAMED)
+            section.lines.append(f"  store {kind} {code}, ptr {pointer}, align {STREAM_ALIGNMENT}, !nontemporal !0")
+        elif not wide or (spot.mask is None and stride == 1):
             section.lines.append(f"  store {kind} {code}, ptr {pointer}, align {size}")
-            return
-        if stride != 1:
+        elif stride != 1:
             pointers = self.fresh("g")
             steps = ", ".join(f"i64 {n * stride}" for n in range(LANES))
             section.lines.append(
@@ -359,8 +378,8 @@ class NestWriter:
             section.lines.append(
                 f"  call void @llvm.masked.scatter.{suffix}({kind} {code}, <{LANES} x ptr> {pointers}, i32 {size}, <{LANES} x i1> {mask})"
             )
-            return
-        self._store_some(code, dtype, pointer, spot.count, section)
+        else:
+            self._store_some(code, dtype, pointer, spot.count, section)
 
     def _store_some(self, code: str, dtype: DType, pointer: str, count: int, section: Section) -> None:
         """Write the first lanes of a vector in pieces of 8, 4, 2 and 1: masked stores are slow where they are not native."""
@@ -834,7 +853,7 @@ class NestWriter:
             wide = self.is_wide(access, spot)
             values.append((self.operand(r, access, spot, LANES if wide else 1), n, wide))
         for value, n, wide in values:
-            self.store(value, self.results[n], self.nest.stores[n], spot, wide)
+            self.store(value, n, spot, wide)
 
     def _map(self) -> None:
         nest = self.nest

@@ -147,30 +147,29 @@ class Compiled(KernelContender):
 
 
 class CompiledAdam(KernelContender):
-    """The update rule compiled; new state goes to a second set of arrays, and the two sets take turns."""
+    """The update rule compiled; new state is written over the old."""
 
     def __init__(self, kernel: Kernel, backend: str) -> None:
-        self.p, self.g = kernel.arrays().values()
-        self.sets = [[np.zeros_like(self.p) for _ in range(3)] for _ in range(2)]
+        self.p0, self.g = kernel.arrays().values()
+        self.state = [np.zeros_like(self.p0) for _ in range(3)]
         scalar = np.zeros((), np.float32)
-        self.call: Any = tp.compile(adam, backend=backend).executable(*[self.p] * 4, scalar, scalar)
+        self.call: Any = tp.compile(adam, backend=backend).executable(*[self.p0] * 4, scalar, scalar)
         self.reset()
 
     def reset(self) -> None:
         self.count = 0
-        for array, value in zip(self.sets[0], (self.p, 0.0, 0.0), strict=True):
+        for array, value in zip(self.state, (self.p0, 0.0, 0.0), strict=True):
             np.copyto(array, value)
 
     def step(self) -> float:
         self.count += 1
         size, root = LEARNING_RATE / (1 - 0.9**self.count), math.sqrt(1 - 0.999**self.count)
-        (p, m, v), out = self.sets
-        self.call(p, self.g, m, v, np.float32(size), np.float32(root), out=out)
-        self.sets.reverse()
+        p, m, v = self.state
+        self.call(p, self.g, m, v, np.float32(size), np.float32(root), out=self.state)
         return 0.0
 
     def results(self) -> Sequence[Floats]:
-        return self.sets[0]
+        return self.state
 
 
 def make(name: str, workload: Workload) -> Contender:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,12 +13,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from strategies import Program, inputs_of, programs, same_bits, update_programs
 
 from tapeir.backends.base import compile_module
-from tapeir.backends.compiled import CompiledBackend
+from tapeir.backends.compiled import CompiledBackend, llvm_target
 from tapeir.backends.eager import EagerBackend
 from tapeir.backends.eager.interpret import run_instruction
 from tapeir.ir import IRError, Module, parse
 from tapeir.ir.types import Array
-from tapeir.passes import PASSES, PIPELINES, PassManager
+from tapeir.passes import PASSES, PIPELINES, PassManager, Provenance
 
 EXAMPLES = int(os.environ.get("TAPEIR_FUZZ", "60"))
 REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*.ir"))
@@ -54,6 +55,23 @@ def check_compiled(module: Module, arrays: Sequence[Array], expected: Outcome) -
     assert agree(expected, first), f"compiled: {first!r} is not {expected!r}\n{program.source}"
     # A second call finds the arena full of the first one's values.
     assert agree(expected, outcome(program.run, arrays)), f"compiled: the second call differs\n{program.source}"
+    check_callers_arrays(module, arrays, expected)
+
+
+def check_callers_arrays(module: Module, arrays: Sequence[Array], expected: Outcome) -> None:
+    """The program reads and writes the caller's own arrays, whatever their size; a result may be one of the inputs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["tapeir.passes.plan"], "CALLER_BYTES", 1)
+        patch.setattr(llvm_target, "STREAM_BYTES", 1)
+        program = compile_module(CompiledBackend(), module, "main", "cpu", {"provenance": Provenance()})
+    results = [np.zeros(v.type.array_shape, v.type.dtype.numpy) for v in module["main"].results]
+    assert agree(expected, outcome(lambda given: program.run_into(given, results), arrays)), f"out=: {program.source}"
+    copies = [a.copy() for a in arrays]
+    over: list[Array] = []
+    for result in results:
+        fits = (a for a in copies if a.shape == result.shape and a.dtype == result.dtype)
+        over.append(next((a for a in fits if all(a is not b for b in over)), result))
+    assert agree(expected, outcome(lambda _: program.run_into(copies, over), [])), f"out= of inputs: {program.source}"
 
 
 def run_pass(module: Module, name: str) -> None:

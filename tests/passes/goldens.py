@@ -171,7 +171,8 @@ class Memory:
 
     def __init__(self, function: Function) -> None:
         self.slots = state_layout({v.name or "": v.type for v, _ in function.state()})
-        self.bytes: dict[str, dict[int, Value]] = {"arena": {}, "state": {}, "next": {}}
+        self.bytes: dict[str, dict[int, Value]] = {"arena": {}, "state": {}, "next": {}, "caller": {}}
+        self.given = 0
         self.size = int(function.attrs.get("arena", 0))
         self.at: dict[Value, tuple[str, int, int]] = {}
         self.writer: dict[Value, Value] = {}
@@ -191,6 +192,9 @@ class Memory:
         if kind == "arena":
             assert offset + v.type.nbytes <= self.size, f"{v!r} lies outside the arena"
             self.at[v] = ("arena", offset, v.type.nbytes)
+        elif kind == "caller":
+            self.at[v] = ("caller", self.given, v.type.nbytes)
+            self.given += v.type.nbytes
         elif kind == "state":
             assert of is not None
             space = "state" if op is None or isinstance(op, Join) else "next"

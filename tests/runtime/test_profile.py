@@ -158,7 +158,8 @@ def test_a_program_in_one_piece(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     "flags", [["--backend", "compiled"], ["--backend", "eager"], ["--entry", "loss", "--mode", "eval"]]
 )
-def test_the_table(folder: Path, table: str, flags: list[str]) -> None:
+def test_the_table(folder: Path, table: str, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["tapeir.runtime.commands.profile"], "ROWS", 1000)
     head, columns, *rows = irc("profile", "tiny.py", *flags).splitlines()
     backend = flags[1] if flags[0] == "--backend" else "compiled"
     function = "loss_eval" if "loss" in flags else "train_step"
