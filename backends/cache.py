@@ -6,6 +6,7 @@ entry counts as absent and is removed.  A folder that cannot be read or written 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import os
@@ -20,10 +21,12 @@ from pathlib import Path
 KINDS = ("kernels", "programs")
 LIMIT = 512 << 20
 """Bytes of all entries together above which the longest unused are deleted."""
+ENTRIES = 10_000
+"""How many entries are kept."""
 SUFFIX = ".entry"
 _MAGIC = b"tapeir-cache-1"
 _PARTIAL = ".partial-"
-_EVERY = 32
+_EVERY = 256
 _KEPT_PARTIAL = 3600.0  # seconds after which an unfinished file belongs to no living writer
 _ABOUT = 500
 
@@ -135,29 +138,32 @@ def clear() -> int:
     count = 0
     for _, path, _ in _files():
         count += _remove(path)
-    for _, path in _named(_PARTIAL, ""):
+    for path, _ in _left_by_writers():
         _remove(path)
     return count
 
 
-def _named(prefix: str, suffix: str) -> Iterator[tuple[str, Path]]:
+def _scan(prefix: str, suffix: str) -> Iterator[tuple[str, Path, os.stat_result]]:
     root = folder()
     if root is None:
         return
     for kind in KINDS:
         try:
-            names = sorted(os.listdir(root / kind))
+            with os.scandir(root / kind) as found:
+                named = [e for e in found if e.name.startswith(prefix) and e.name.endswith(suffix)]
         except OSError:
             continue
-        yield from ((kind, root / kind / n) for n in names if n.startswith(prefix) and n.endswith(suffix))
+        for entry in named:
+            with contextlib.suppress(OSError):  # another process may have removed it
+                yield kind, Path(entry.path), entry.stat()
 
 
 def _files() -> Iterator[tuple[str, Path, os.stat_result]]:
-    for kind, path in _named("", SUFFIX):
-        try:
-            yield kind, path, path.stat()
-        except OSError:  # another process removed it
-            continue
+    return _scan("", SUFFIX)
+
+
+def _left_by_writers() -> Iterator[tuple[Path, os.stat_result]]:
+    return ((path, status) for _, path, status in _scan(_PARTIAL, ""))
 
 
 def _remove(path: Path) -> bool:
@@ -172,25 +178,25 @@ _writes = 0
 
 
 def _prune_now_and_then() -> None:
+    """At the end of a process that wrote, so that no first step waits for it, and every so many writes."""
     global _writes
+    if _writes == 0:
+        atexit.register(prune)
+    _writes += 1
     if _writes % _EVERY == 0:
         prune()
-    _writes += 1
 
 
-def prune(limit: int = LIMIT) -> None:
-    """Delete the longest unused entries until all together have at most ``limit`` bytes, and what killed writers left."""
+def prune(limit: int = LIMIT, entries: int = ENTRIES) -> None:
+    """Delete the longest unused until ``entries`` of ``limit`` bytes together are left, and what killed writers left."""
     files = sorted(((status.st_mtime, status.st_size, path) for _, path, status in _files()), key=lambda f: f[0])
-    total = sum(size for _, size, _ in files)
+    total, left = sum(size for _, size, _ in files), len(files)
     for _, size, path in files:
-        if total <= limit:
+        if total <= limit and left <= entries:
             break
         _remove(path)
-        total -= size
-    for _, path in _named(_PARTIAL, ""):
-        try:
-            old = time.time() - path.stat().st_mtime > _KEPT_PARTIAL
-        except OSError:
-            continue
-        if old:
+        total, left = total - size, left - 1
+    now = time.time()
+    for path, status in _left_by_writers():
+        if now - status.st_mtime > _KEPT_PARTIAL:
             _remove(path)

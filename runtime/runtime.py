@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -287,10 +288,12 @@ class Runtime:
         return outputs
 
     def _compile(self, entry: str, types: tuple[TensorType, ...]) -> Artifact:
+        begin = time.perf_counter()
         name, mode = _entry_and_mode(entry)
         function = function_of(self.setting, name, mode, types, grads=entry.startswith("grads"))
         options = {"in_place": entry == "train_step" and self.guard is None, "numerics": self.numerics}
         executable = compile_module(self.backend, IRModule(self.name, [function]), function.name, self.device, options)
+        executable.compile_seconds = time.perf_counter() - begin
         self.artifacts[Key(entry, types, self.numerics, self.guard)] = executable
         updated = {m.of.name for m in function.marks if m is not None and m.kind == "update"}
         unchanged = tuple(n for n in self._state.types if n not in updated)

@@ -101,6 +101,9 @@ class Trainer(Contender):
     def step(self) -> float:
         return float(self.rt.step(self.x, self.y))
 
+    def compile_seconds(self) -> float:
+        return sum(e.compile_seconds for e in self.rt.artifacts.values())
+
     def memory(self) -> dict[str, int]:
         held = [self.rt.params, self.rt.buffers, self.rt.optimizer_state]
         state = sum(array.nbytes for arrays in held for array in arrays.values())

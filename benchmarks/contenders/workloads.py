@@ -28,6 +28,10 @@ class Contender:
         self.reset()
         return [self.step() for _ in range(CHECKED + 1)]
 
+    def compile_seconds(self) -> float | None:
+        """How long the first step compiled, where that is known apart from the rest."""
+        return None
+
     def memory(self) -> dict[str, int]:
         """Bytes by what they are for."""
         return {}
@@ -65,7 +69,7 @@ class Workload:
 class Training(Workload):
     """A step of forward, backward and Adam on the mean cross-entropy.
 
-    ``cold`` and ``cached`` are the wanted seconds from the model to the first loss, without and with a filled cache.
+    ``cold`` and ``cached`` are the wanted seconds of compiling, without and with a filled cache.
     """
 
     cold: float | None = None
