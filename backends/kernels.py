@@ -23,6 +23,7 @@ import numpy as np
 from ..ir import types
 from ..ir.types import Array, DType
 from ..passes.loops import grouped
+from .cores import wanted_threads
 
 Call = Callable[..., Any]
 
@@ -319,12 +320,6 @@ BLOCK_WORK = 1 << 24
 
 
 @lru_cache(maxsize=1)
-def _cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="tapeir-contract")
 
@@ -347,7 +342,7 @@ def contract(a: Array, b: Array, out: Array, transpose_a: bool = False, transpos
     m, k = a.shape[-2:]
     if a.ndim == 2 and is_blocked(m, k, b.shape[-1], 1, a.dtype.kind == "f"):
         cut = (m // 2 + 15) // 16 * 16
-        first = _pool().submit(np.matmul, a[:cut], b, out[:cut]) if _cores() > 1 else None
+        first = _pool().submit(np.matmul, a[:cut], b, out[:cut]) if wanted_threads() > 1 else None
         try:
             np.matmul(a[cut:], b, out[cut:])
         finally:  # an interrupt must not leave the other block being written

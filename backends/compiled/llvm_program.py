@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache as cache_once
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from ...ir.types import DTYPES, Array
 from .. import cache
 from ..base import Bound, Executable, PlannedMemory, Steps
 from ..native import blas, engine, threads
-from ..native.nest import STREAM_ALIGNMENT
+from ..native.nest_memory import STREAM_ALIGNMENT
 from ..state import State, aligned_bytes
 from .llvm_target import Program
 from .memory import Ref, window
@@ -33,12 +33,41 @@ PATIENCE = 1.0
 """Seconds after which a line tells what is being compiled."""
 
 
-def program_key(module: Module, traced: Function, key: str) -> str:
-    """The name of a program in the cache: of its traced text with locations, and of everything that compiles it."""
+class ProgramKey(NamedTuple):
+    """What names a program in the cache, in fingerprints: its traced text with locations, what compiles it, and how."""
+
+    text: str
+    compiler: str
+    settings: str
+
+    @property
+    def name(self) -> str:
+        """The key of the entry."""
+        return _fingerprint(" ".join(self))
+
+    @property
+    def about(self) -> str:
+        """The parts as ``irc cache why`` looks for them in entries."""
+        return ", ".join(f"{part} {value[:8]}" for part, value in self._asdict().items())
+
+
+def program_key(module: Module, traced: Function, settings: str, fast: bool) -> ProgramKey | None:
+    """The key of a function's program; None where an op's class was typed into an interpreter: nothing says what it does."""
     foreign = {type(i.op) for f in module for i in f.instructions if not type(i.op).__module__.startswith("tapeir.")}
-    own = [inspect.getsource(c) for c in sorted(foreign, key=lambda c: c.__qualname__)]
-    parts = [key, traced.name, sources(), *own, print_module(module, locations=True)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    try:
+        own = [inspect.getsource(sys.modules[home]) for home in sorted({c.__module__ for c in foreign})]
+    except (OSError, TypeError):
+        return None
+    text = f"@{traced.name}\n{print_module(module, locations=True)}"
+    return ProgramKey(
+        _fingerprint(text),
+        _fingerprint("\n".join([sources(), *own])) if own else sources(),
+        _fingerprint(f"{settings} fast {fast}"),
+    )
+
+
+def _fingerprint(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @cache_once
@@ -54,14 +83,14 @@ def compile_native(
     module: Module,
     traced: Function,
     lowered: Callable[[], Module],
-    key: str | None,
+    settings: str | None,
     in_place: bool = False,
     fast: bool = False,
     begin: float = 0.0,
 ) -> LlvmProgram:
     """A traced function as a native program, from the disk cache where it was compiled before.
 
-    ``lowered`` takes its module to the planned stage, ``key`` names everything else that the program depends on (None: it is not
+    ``lowered`` takes its module to the planned stage, ``settings`` names everything else that the program depends on (None: it is not
     cached), ``in_place`` lets it write new state over the old, ``fast`` lets it round otherwise, and ``begin`` is when the user began
     to wait.
     """
@@ -72,18 +101,17 @@ def compile_native(
         made.generate()
         return made
 
-    if key is None:
+    found = program_key(module, traced, settings, fast) if settings is not None else None
+    if found is None:
         made = plan()
         return LlvmProgram(image_of(made, begin), traced, lambda: made, in_place)
-    name = program_key(module, traced, f"{key} fast {fast}")
-    data = cache.read("programs", name)
+    data = cache.read("programs", found.name)
     if data is not None:
         return LlvmProgram(Image.from_bytes(data), traced, plan, in_place)
     made = plan()
     image = image_of(made, begin)
-    cache.write(
-        "programs", name, image.to_bytes(), f"@{traced.name} of {module.name}, {len(image.objects) - 1} kernels"
-    )
+    about = f"@{traced.name} of {module.name}, {len(image.objects) - 1} kernels, {found.about}"
+    cache.write("programs", found.name, image.to_bytes(), about)
     return LlvmProgram(image, traced, lambda: made, in_place)
 
 

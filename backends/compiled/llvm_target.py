@@ -21,7 +21,8 @@ from ...passes.fuse import form_of
 from ...passes.loops import Nest, grouped
 from ...passes.rewrite import splat_of
 from ..native import philox
-from ..native.nest import NestWriter, memory_type
+from ..native.nest import NestWriter
+from ..native.nest_memory import memory_type
 from ..native.routines import MEMSET, argmax, check_loop, scatter_add
 from ..state import aligned_bytes
 from .memory import Memory, Number, Ref, window

@@ -13,7 +13,8 @@ from string import Template
 
 from ...ir.types import Array, DType, f32
 from . import engine
-from .nest import COLUMN_RUN, LANES, ROW_RUN
+from .nest import COLUMN_RUN, ROW_RUN
+from .nest_memory import LANES
 
 # A sum carries no flag; an extremum takes the second of two equal elements, and remembers whether it met a NaN.
 _PARTS = {

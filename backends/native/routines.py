@@ -10,7 +10,7 @@ from typing import Any
 from ...ir.op import Check, Layout
 from ...ir.scalar import Scalar
 from ...ir.types import DType, TensorType, bool_
-from .nest import item_size, memory_type
+from .nest_memory import item_size, memory_type
 from .vector import VectorBuilder
 
 MEMSET = "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)"

@@ -16,6 +16,7 @@ from functools import cache
 from string import Template
 from typing import Any
 
+from ..cores import wanted_threads
 from . import engine
 
 MOST_WORKERS = 15
@@ -437,19 +438,6 @@ def source() -> str:
     )  # fmt: skip
 
 
-def cores() -> int:
-    """Processors this process may use: those of its affinity, and no more than its control group's share of time."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            quota, period = file.read().split()
-        if quota != "max":
-            count = min(count, -(-int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass
-    return max(1, count)
-
-
 class _Pool:
     """The loaded pool.  Its code is never unloaded: workers run in it."""
 
@@ -468,9 +456,7 @@ class _Pool:
             library.address("tapeir_pool_resize")
         )
         self.forked: Any = ctypes.PYFUNCTYPE(None)(library.address("tapeir_pool_forked"))
-        asked = os.environ.get("TAPEIR_THREADS", "")
-        count = int(asked) if asked.isdecimal() and int(asked) else cores()
-        self.resize(min(count - 1, MOST_WORKERS), 1)
+        self.resize(min(wanted_threads() - 1, MOST_WORKERS), 1)
         atexit.register(self.resize, 0, 100_000)
         # Workers are made anew by the first task after a fork, in the parent and in the child.
         os.register_at_fork(before=lambda: self.rest(-1, 1), after_in_child=self.forked)

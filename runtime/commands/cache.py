@@ -14,7 +14,7 @@ from ...backends import base, cache, kernels
 from ...backends.compiled import CompiledBackend
 from ...ir import Function, Module
 from ...ir.errors import shortened
-from ...ir.print import print_module, quote
+from ...ir.print import quote
 from ...passes import VERSION
 from ..ir_file import EntryError, entry_of
 from ..runtime import NUMERICS
@@ -98,7 +98,7 @@ def cache_why(path: Path | None, name: str | None, mode: str | None, given: Give
         if name is not None or mode is not None or given.flags or given.arguments:
             raise UsageError("flags of a model go with a file")
         print(f"in every key of a program, besides its text; the cache is in {cache.folder()}")
-        print("\n".join(_lines([_compiler(), _settings(base.get("compiled").cache_key(), None)], {})))
+        print("\n".join(_lines(_shared(), {})))
         return
     module, function, backend, numerics = _program(path, name, mode, given)
     kept = _keeps_nothing(backend)
@@ -107,8 +107,11 @@ def cache_why(path: Path | None, name: str | None, mode: str | None, given: Give
         return
     from ...backends.compiled.llvm_program import program_key  # it needs llvmlite
 
-    settings = f"{base.get(backend).cache_key()} fast {numerics == 'fast'}"  # as compile_native puts it together
-    key = program_key(module, function, settings)
+    parts = program_key(module, function, base.get(backend).cache_key(), numerics == "fast")
+    if parts is None:
+        print(f"{path.stem}: @{quote(function.name)}: an op's class has no file: nothing is cached")
+        return
+    key = parts.name
     programs = [e for e in cache.entries() if e.kind == "programs"]
     found = next((e for e in programs if e.key == key), None)
     others = [e for e in programs if e.key != key and e.about.startswith(f"@{function.name} of {module.name},")]
@@ -118,10 +121,11 @@ def cache_why(path: Path | None, name: str | None, mode: str | None, given: Give
     else:
         print("not in the cache: it is compiled when it is first run")
     before = dict(_PART.findall(others[0].about)) if others and found is None else {}
-    text = print_module(module, locations=True)
     print("the key is made of")
-    parts = [Part("text", _short(text), "ops, types, names and source lines: irc dump --locations prints it")]
-    print("\n".join(f"  {line}" for line in _lines([*parts, _compiler(), _settings(settings, numerics)], before)))
+    text = Part("text", parts.text[:8], "ops, types, names and source lines: irc dump --locations prints it")
+    compiler = Part("compiler", parts.compiler[:8], _COMPILER)
+    settings = Part("settings", parts.settings[:8], _settings(numerics))
+    print("\n".join(f"  {line}" for line in _lines([text, compiler, settings], before)))
     if others:
         latest = f"the latest {others[0].key[:SHOWN]}, used {age(others[0].age)} ago"
         print(f"under other keys: {_count(len(others), 'program')} of @{quote(function.name)}, {latest}")
@@ -135,24 +139,29 @@ class Part(NamedTuple):
     what: str
 
 
+_COMPILER = "sizes and times of TapeIR's own files, and the files of foreign ops"
+
+
 def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _compiler() -> Part:
+def _shared() -> list[Part]:
+    """What is in the key of every program."""
+    settings = Part("settings", _short(base.get("compiled").cache_key()), _settings(None))
     if kernels.table().name != "native":
-        return Part("compiler", "-", _why_numpy())
+        return [Part("compiler", "-", _why_numpy()), settings]
     from ...backends.compiled.llvm_program import sources
 
-    return Part("compiler", sources()[:8], "sizes and times of TapeIR's own files, and the source of foreign ops")
+    return [Part("compiler", sources()[:8], _COMPILER), settings]
 
 
-def _settings(key: str, numerics: str | None) -> Part:
+def _settings(numerics: str | None) -> str:
     words = [
         w if len(w) <= _LONG else f"{w[: _LONG // 2]}...({_short(w)})" for w in kernels.table().description.split()
     ]
     head = f"numerics {numerics}, " if numerics is not None else ""
-    return Part("settings", _short(key), f"{head}pipeline {VERSION}, kernel table {' '.join(words)}")
+    return f"{head}pipeline {VERSION}, kernel table {' '.join(words)}"
 
 
 def _lines(parts: Sequence[Part], before: Mapping[str, str]) -> Iterator[str]:

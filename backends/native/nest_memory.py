@@ -1,0 +1,394 @@
+"""Writing kernels: positions in nests of loops, loads, stores and loops, as text of LLVM functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from ...ir import Value
+from ...ir.scalar import Scalar
+from ...ir.types import DType, bool_
+from ...passes.loops import REDUCED, Access, Nest
+from .vector import VectorBuilder
+
+LANES = 16
+STREAM_ALIGNMENT = 16
+STREAMED = "!0 = !{i32 1}"
+
+
+def memory_type(dtype: DType) -> str:
+    """The LLVM type of an element in memory."""
+    return "i8" if dtype is bool_ else {"f32": "float", "f64": "double"}.get(dtype.name, f"i{dtype.bits}")
+
+
+def item_size(dtype: DType) -> int:
+    """Bytes of an element in memory."""
+    return max(dtype.bits // 8, 1)
+
+
+class _Builder(VectorBuilder):
+    """A builder that numbers and declares for the whole kernel."""
+
+    def __init__(self, width: int, writer: MemoryWriter, lines: list[str]) -> None:
+        super().__init__(width)
+        self.writer, self.lines = writer, lines
+        self.declarations, self.functions = writer.declarations, writer.functions
+
+    def fresh(self, hint: str = "t") -> str:
+        return self.writer.fresh(hint)
+
+
+class Section:
+    """A stretch of straight code, and the block in which it ends."""
+
+    def __init__(self, writer: MemoryWriter, label: str) -> None:
+        self.lines: list[str] = []
+        self.label = label
+        self._builders = {w: _Builder(w, writer, self.lines) for w in (1, LANES)}
+
+    def builder(self, width: int) -> _Builder:
+        builder = self._builders[width]
+        builder.label = self.label
+        return builder
+
+    def end(self, builder: VectorBuilder) -> None:
+        """Take over the block in which a builder ended."""
+        self.label = builder.label
+
+
+@dataclass
+class Carry:
+    """A value that goes from one round of a loop to the next."""
+
+    type: str
+    now: str
+
+
+@dataclass
+class Spot:
+    """Where in the loops code runs: the reduced or lane index, which vector of several, and the lanes that count (None: all)."""
+
+    index: str = "0"
+    vector: int = 0
+    lane: str = "0"
+    mask: str | None = None
+    count: int = LANES
+    point: str | None = None
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The lanes that may be read: an i1, or a vector of them."""
+
+    code: str
+    width: int
+
+
+def _suffix(dtype: DType) -> str:
+    return {"f32": "f32", "f64": "f64"}.get(dtype.name, memory_type(dtype))
+
+
+class MemoryWriter:
+    """The state of writing one kernel, and what knows nothing of its values."""
+
+    def __init__(self, nest: Nest, fast: bool, streamed: Collection[int]) -> None:
+        self.nest, self.fast, self.streamed = nest, fast, streamed
+        self.declarations: set[str] = set()
+        self.functions: dict[str, str] = {}
+        self._count = 0
+        self.memo: dict[str, dict[object, Scalar]] = {"entry": {}, "row": {}, "loop": {}}
+        self.pointers: dict[object, str] = {}
+        self.entry = self.row = self.here = Section(self, "entry")
+        self.outer_index: dict[int, str] = {}
+        self.saved: dict[Value, int] = {}
+        self.temporaries: dict[Value, str] = {}
+        self.phase = 0
+        self.lane_dim = len(nest.dims) - 1
+        f = nest.function
+        self.places: dict[Value, str] = {}
+        for n, v in enumerate((*f.arguments, *f.results)):
+            slot = self.fresh("slot")
+            pointer = self.fresh("p")
+            self.entry.lines += [
+                f"  {slot} = getelementptr ptr, ptr %arguments, i64 {n}",
+                f"  {pointer} = load ptr, ptr {slot}",
+            ]
+            if n < len(f.arguments):
+                self.places[v] = pointer
+        self.results = [f"%p{2 * (len(f.arguments) + n) + 1}" for n in range(len(f.results))]
+
+    # Small parts
+
+    def fresh(self, hint: str = "t") -> str:
+        self._count += 1
+        return f"%{hint}{self._count - 1}"
+
+    def int(self, section: Section, op: str, a: str, b: str) -> str:
+        """An i64 operation, done now where both operands are numbers."""
+        if op == "mul" and "1" in (a, b):
+            return b if a == "1" else a
+        if op in ("add", "mul") and "0" in (a, b):
+            return "0" if op == "mul" else b if a == "0" else a
+        if a.lstrip("-").isdigit() and b.lstrip("-").isdigit():
+            x, y = int(a), int(b)
+            return str({"add": x + y, "mul": x * y, "udiv": x // y if y else 0, "urem": x % y if y else 0}[op])
+        if op == "udiv" and b == "1":
+            return a
+        if op == "urem" and b == "1":
+            return "0"
+        name = self.fresh("i")
+        section.lines.append(f"  {name} = {op} i64 {a}, {b}")
+        return name
+
+    def vector(self, dtype: DType) -> str:
+        return self.entry.builder(LANES).type_of(dtype)
+
+    def _loops_over(self, d: int) -> bool:
+        """Whether a dimension is run through inside a unit."""
+        if self.nest.reductions:
+            return self.nest.dims[d].role == REDUCED
+        return d == self.lane_dim
+
+    def scope(self, access: Access, spot: Spot) -> str:
+        varies = [d for d, s in enumerate(access.strides) if s and self.nest.dims[d].size > 1]
+        if spot.point is not None and any(self.nest.dims[d].role == REDUCED for d in varies):
+            return "row"
+        if any(self._loops_over(d) for d in varies):
+            return "loop"
+        return "row" if varies else "entry"
+
+    def is_wide(self, access: Access, spot: Spot) -> bool:
+        """Whether a value differs from lane to lane."""
+        return bool(access.strides[self.lane_dim]) and self.nest.dims[self.lane_dim].size > 1 and spot.point is None
+
+    def section(self, scope: str) -> Section:
+        return {"entry": self.entry, "row": self.row, "loop": self.here}[scope]
+
+    # Positions
+
+    def position(self, access: Access, spot: Spot, section: Section, dims: Sequence[int]) -> str:
+        """The part of a position that some dimensions add (for the lane dimension, of lane 0), without the offset."""
+        total = "0"
+        for d in dims:
+            if access.strides[d] and self.nest.dims[d].size > 1:
+                index = self.index(d, spot, section)
+                total = self.int(section, "add", total, self.int(section, "mul", index, str(access.strides[d])))
+        return total
+
+    def index(self, d: int, spot: Spot, section: Section) -> str:
+        """The index of a dimension here."""
+        dims = self.nest.dims
+        if dims[d].role == REDUCED:
+            flat = spot.index if spot.point is None else spot.point
+            inner, over = 1, [n for n, x in enumerate(dims) if x.role == REDUCED]
+            for n in over:
+                if n > d:
+                    inner *= dims[n].size
+            index = self.int(section, "udiv", flat, str(inner))
+            return index if d == over[0] else self.int(section, "urem", index, str(dims[d].size))
+        if d == self.lane_dim and not (self.nest.reductions and self.nest.lanes_reduced):
+            return spot.lane
+        return self.outer_index[d]
+
+    def pointer(self, base: str, dtype: DType, access: Access, spot: Spot) -> tuple[str, Section]:
+        """The address of an access (of lane 0), its outer part computed outside the loop."""
+        scope = self.scope(access, spot)
+        section = self.section(scope)
+        inner = [d for d in range(len(access.strides)) if self._moves(d)]
+        outer = [d for d in range(len(access.strides)) if d not in inner]
+        key = (base, access.offset, tuple(access.strides[d] for d in outer), memory_type(dtype))
+        start = self.pointers.get(key)
+        if start is None:
+            varies = any(access.strides[d] and self.nest.dims[d].size > 1 for d in outer)
+            home = self.row if varies else self.entry
+            offset = self.int(home, "add", self.position(access, spot, home, outer), str(access.offset))
+            start = base
+            if offset != "0":
+                start = self.fresh("p")
+                home.lines.append(f"  {start} = getelementptr {memory_type(dtype)}, ptr {base}, i64 {offset}")
+            self.pointers[key] = start
+        moved = self.position(access, spot, section, inner)
+        if moved == "0":
+            return start, section
+        pointer = self.fresh("p")
+        section.lines.append(f"  {pointer} = getelementptr {memory_type(dtype)}, ptr {start}, i64 {moved}")
+        return pointer, section
+
+    def _moves(self, d: int) -> bool:
+        """Whether a dimension's index differs inside a unit."""
+        return self._loops_over(d) or d == self.lane_dim
+
+    # Loads and stores
+
+    def load(
+        self, base: str, dtype: DType, access: Access, spot: Spot, only: Mask | None, at: Section | None = None
+    ) -> Scalar:
+        """An element (or vector) of memory; ``only`` are the lanes that may be read, ``at`` where ``base`` is known."""
+        if at is None:
+            pointer, section = self.pointer(base, dtype, access, spot)
+        else:
+            section, pointer = at, base
+            offset = self.int(
+                at, "add", self.position(access, spot, at, range(len(access.strides))), str(access.offset)
+            )
+            if offset != "0":
+                pointer = self.fresh("p")
+                at.lines.append(f"  {pointer} = getelementptr {memory_type(dtype)}, ptr {base}, i64 {offset}")
+        size = item_size(dtype)
+        if only is not None:
+            section = self.here
+        if not self.is_wide(access, spot):
+            if only is not None:
+                allowed = self.fresh("p")
+                section.lines.append(f"  {allowed} = select i1 {only.code}, ptr {pointer}, ptr {base}")
+                pointer = allowed
+            name = self.fresh("x")
+            section.lines.append(f"  {name} = load {memory_type(dtype)}, ptr {pointer}, align {size}")
+            return self._from_memory(name, dtype, 1, section)
+        stride = access.strides[self.lane_dim]
+        mask = self._both(spot.mask, only.code if only else None, section)
+        kind = f"<{LANES} x {memory_type(dtype)}>"
+        suffix = f"v{LANES}{_suffix(dtype)}"
+        name = self.fresh("x")
+        if stride == 1:
+            if mask is None:
+                section.lines.append(f"  {name} = load {kind}, ptr {pointer}, align {size}")
+            else:
+                self.declarations.add(f"declare {kind} @llvm.masked.load.{suffix}.p0(ptr, i32, <{LANES} x i1>, {kind})")
+                section.lines.append(
+                    f"  {name} = call {kind} @llvm.masked.load.{suffix}.p0(ptr {pointer}, i32 {size}, "
+                    f"<{LANES} x i1> {mask}, {kind} zeroinitializer)"
+                )
+        else:
+            steps = ", ".join(f"i64 {n * stride}" for n in range(LANES))
+            pointers = self.fresh("g")
+            section.lines.append(
+                f"  {pointers} = getelementptr {memory_type(dtype)}, ptr {pointer}, <{LANES} x i64> <{steps}>"
+            )
+            name = self._gather(pointers, dtype, mask, section)
+        return self._from_memory(name, dtype, LANES, section)
+
+    def _gather(self, pointers: str, dtype: DType, mask: str | None, section: Section) -> str:
+        kind, suffix = f"<{LANES} x {memory_type(dtype)}>", f"v{LANES}{_suffix(dtype)}"
+        self.declarations.add(
+            f"declare {kind} @llvm.masked.gather.{suffix}.v{LANES}p0(<{LANES} x ptr>, i32, <{LANES} x i1>, {kind})"
+        )
+        name = self.fresh("x")
+        section.lines.append(
+            f"  {name} = call {kind} @llvm.masked.gather.{suffix}.v{LANES}p0(<{LANES} x ptr> {pointers}, i32 {item_size(dtype)}, "
+            f"<{LANES} x i1> {mask or 'splat (i1 true)'}, {kind} zeroinitializer)"
+        )
+        return name
+
+    def _both(self, a: str | None, b: str | None, section: Section) -> str | None:
+        if a is None or b is None:
+            return a or b
+        name = self.fresh("m")
+        section.lines.append(f"  {name} = and <{LANES} x i1> {a}, {b}")
+        return name
+
+    def _from_memory(self, name: str, dtype: DType, width: int, section: Section) -> Scalar:
+        if dtype is not bool_:
+            return Scalar(dtype, name)
+        flag = self.fresh("b")
+        kind = "i8" if width == 1 else f"<{width} x i8>"
+        section.lines.append(f"  {flag} = icmp ne {kind} {name}, {'0' if width == 1 else 'zeroinitializer'}")
+        return Scalar(dtype, flag)
+
+    def _streams(self, n: int) -> bool:
+        """Whether a result is written past the caches: by the last loop over a row, which computes little between two vectors.
+
+        All its vectors lie at multiples of ``STREAM_ALIGNMENT``.
+        """
+        if n not in self.streamed or self.nest.phases == 1 or self.nest.function.results[n] in self.saved:
+            return False
+        access, size = self.nest.stores[n], item_size(self.nest.function.results[n].type.dtype)
+        others = [s for d, s in enumerate(access.strides) if d != self.lane_dim and self.nest.dims[d].size > 1]
+        return all(s * size % STREAM_ALIGNMENT == 0 for s in (access.offset, *others))
+
+    def store(self, x: Scalar, n: int, spot: Spot, wide: bool) -> None:
+        """Write an element (or vector) of a result; lanes that do not count are left alone."""
+        access, base = self.nest.stores[n], self.results[n]
+        pointer, section = self.pointer(base, x.dtype, access, spot)
+        code, dtype = x.code, x.dtype
+        kind = f"<{LANES} x {memory_type(dtype)}>" if wide else memory_type(dtype)
+        if dtype is bool_:
+            byte = self.fresh("b")
+            section.lines.append(f"  {byte} = zext {f'<{LANES} x i1>' if wide else 'i1'} {code} to {kind}")
+            code = byte
+        size = item_size(dtype)
+        stride = access.strides[self.lane_dim]
+        if wide and spot.mask is None and stride == 1 and self._streams(n):
+            self.declarations.add(STREAMED)
+            section.lines.append(f"  store {kind} {code}, ptr {pointer}, align {STREAM_ALIGNMENT}, !nontemporal !0")
+        elif not wide or (spot.mask is None and stride == 1):
+            section.lines.append(f"  store {kind} {code}, ptr {pointer}, align {size}")
+        elif stride != 1:
+            pointers = self.fresh("g")
+            steps = ", ".join(f"i64 {n * stride}" for n in range(LANES))
+            section.lines.append(
+                f"  {pointers} = getelementptr {memory_type(dtype)}, ptr {pointer}, <{LANES} x i64> <{steps}>"
+            )
+            suffix = f"v{LANES}{_suffix(dtype)}.v{LANES}p0"
+            self.declarations.add(
+                f"declare void @llvm.masked.scatter.{suffix}({kind}, <{LANES} x ptr>, i32, <{LANES} x i1>)"
+            )
+            mask = spot.mask or "splat (i1 true)"
+            section.lines.append(
+                f"  call void @llvm.masked.scatter.{suffix}({kind} {code}, <{LANES} x ptr> {pointers}, i32 {size}, <{LANES} x i1> {mask})"
+            )
+        else:
+            self._store_some(code, dtype, pointer, spot.count, section)
+
+    def _store_some(self, code: str, dtype: DType, pointer: str, count: int, section: Section) -> None:
+        """Write the first lanes of a vector in pieces of 8, 4, 2 and 1: masked stores are slow where they are not native."""
+        one, size = memory_type(dtype), item_size(dtype)
+        start = 0
+        for width in (8, 4, 2, 1):
+            if count - start < width:
+                continue
+            lanes = ", ".join(f"i32 {start + n}" for n in range(width))
+            piece, at = self.fresh("x"), pointer
+            section.lines.append(
+                f"  {piece} = shufflevector <{LANES} x {one}> {code}, <{LANES} x {one}> poison, <{width} x i32> <{lanes}>"
+            )
+            if start:
+                at = self.fresh("p")
+                section.lines.append(f"  {at} = getelementptr {one}, ptr {pointer}, i64 {start}")
+            section.lines.append(f"  store <{width} x {one}> {piece}, ptr {at}, align {size}")
+            start += width
+
+    # Loops
+
+    def loop(self, begin: str, end: str, carries: Sequence[Carry], body: Callable[[str], None], step: int = 1) -> None:
+        """``for index in range(begin, end, step)``, known to run at least once; ``body`` writes into ``here`` and moves the carries on."""
+        parent, name = self.here, self.fresh("loop")[1:]
+        index, after = self.fresh("n"), self.fresh("n")
+        before = [c.now for c in carries]
+        phis = [self.fresh("a") for _ in carries]
+        for c, phi in zip(carries, phis, strict=True):
+            c.now = phi
+        self.here = Section(self, name)
+        body(index)
+        inside = self.here
+        self.here = parent
+        more, done = self.fresh("m"), f"{name}.done"
+        lines = [
+            f"  br label %{name}",
+            f"{name}:",
+            f"  {index} = phi i64 [ {begin}, %{parent.label} ], [ {after}, %{inside.label} ]",
+        ]
+        for c, phi, first in zip(carries, phis, before, strict=True):
+            lines.append(f"  {phi} = phi {c.type} [ {first}, %{parent.label} ], [ {c.now}, %{inside.label} ]")
+        lines += inside.lines
+        lines += [
+            f"  {after} = add i64 {index}, {step}",
+            f"  {more} = icmp ult i64 {after}, {end}",
+            f"  br i1 {more}, label %{name}, label %{done}",
+            f"{done}:",
+        ]
+        parent.lines += lines
+        parent.label = done
+
+    def _clear_loop(self) -> None:
+        self.memo["loop"] = {}
