@@ -1,10 +1,4 @@
-"""A traced function as a program of another framework, for timing beside it: ``torch`` or ``jax.numpy`` text, a line per primitive.
-
-Composites and kernels have to be gone (stage ``optimized``).  Ops are written by family, so no op is named: elementwise rules through
-their scalar primitives, views through their own ``eval`` on a writer that looks like an array namespace, the rest through their lowering
-rules.  Random words are Philox in the framework's own 64-bit integers, so draws are TapeIR's.  Checks are left out: what raises here is
-undefined there.  Results agree with the interpreter to rounding.
-"""
+"""Writing a function as straight-line text of another framework: what the frameworks share."""
 
 from __future__ import annotations
 
@@ -13,16 +7,15 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from ..ir import BackendError, Function, Instruction, TensorType, Value
-from ..ir.op import Contract, Elementwise, Gather, Join, Key, Random32, Reduce, Scatter, Source, View
-from ..ir.scalar import Scalar, ScalarBuilder
-from ..ir.types import Array, DType, Shape, key, u16, u32, u64
-from ..passes.rewrite import splat_of
+from ...ir import BackendError, Function, Instruction, TensorType, Value
+from ...ir.op import Contract, Elementwise, Gather, Join, Key, Random32, Reduce, Scatter, Source, View
+from ...ir.scalar import Scalar, ScalarBuilder
+from ...ir.types import Array, DType, Shape, key, u32
+from ...passes.rewrite import splat_of
 
 OPERATORS = {
     "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}", "neg": "-{}", "fma": "{} * {} + {}", "pow": "{} ** {}",
@@ -33,7 +26,7 @@ OPERATORS = {
 """Primitives that both frameworks write as Python operators."""
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
-_LOW = 0xFFFFFFFF
+LOW = 0xFFFFFFFF
 ROUNDS = 10
 
 
@@ -313,10 +306,10 @@ class Writer(ScalarBuilder):
         k0, k1 = keys
         for n in range(ROUNDS):
             if n:
-                k0, k1 = (self.line(f"({k} + {w}) & {_LOW}") for k, w in zip((k0, k1), _WEYL, strict=True))
+                k0, k1 = (self.line(f"({k} + {w}) & {LOW}") for k, w in zip((k0, k1), _WEYL, strict=True))
             p0, p1 = (self.line(f"{m} * {c}") for m, c in zip(_MULTIPLIERS, (c0, c2), strict=True))
-            c0, c2 = (self.line(f"(({p} >> 32) & {_LOW}) ^ {c} ^ {k}") for p, c, k in ((p1, c1, k0), (p0, c3, k1)))
-            c1, c3 = self.line(f"{p1} & {_LOW}"), self.line(f"{p0} & {_LOW}")
+            c0, c2 = (self.line(f"(({p} >> 32) & {LOW}) ^ {c} ^ {k}") for p, c, k in ((p1, c1, k0), (p0, c3, k1)))
+            c1, c3 = self.line(f"{p1} & {LOW}"), self.line(f"{p0} & {LOW}")
         return [c0, c1, c2, c3]
 
     def _keys(self, v: Value) -> list[str]:
@@ -335,9 +328,9 @@ class Writer(ScalarBuilder):
         data = op.data(**i.attrs)
         if data is None:
             number = self.wide(self.array(i.operands[1]))
-            low, high = self.line(f"{number} & {_LOW}"), self.line(f"({number} >> 32) & {_LOW}")
+            low, high = self.line(f"{number} & {LOW}"), self.line(f"({number} >> 32) & {LOW}")
         else:
-            low, high = str(data & _LOW), str(data >> 32)
+            low, high = str(data & LOW), str(data >> 32)
         words = self._philox([low, high, "0", "1"], self._keys(i.operands[0]))
         return self.narrow(self.words([Code(w, self) for w in words[:2]]), key)
 
@@ -362,12 +355,12 @@ class Writer(ScalarBuilder):
         state = [updates.get(v, self.names[v]) for v, _ in f.state()]
         body = [
             *(
-                f"{_tuple(names)} = {whole}"
+                f"{tuple_of(names)} = {whole}"
                 for names, whole in ((given[True], "state"), (given[False], "inputs"))
                 if names
             ),
             *_freed(self.lines, {*state, *outputs}),
-            f"return {_tuple(state)}, {_tuple(outputs)}",
+            f"return {tuple_of(state)}, {tuple_of(outputs)}",
         ]
         return "\n".join(["def step(state, inputs):", *[f"    {line}" for line in body], ""])
 
@@ -387,7 +380,8 @@ class Writer(ScalarBuilder):
         return Peer(self.function, source, scope["step"], self.hold, self.host)
 
 
-def _tuple(names: Sequence[str]) -> str:
+def tuple_of(names: Sequence[str]) -> str:
+    """A tuple of names as text."""
     return f"({', '.join(names)}{',' if len(names) == 1 else ''})"
 
 
@@ -400,281 +394,3 @@ def _freed(lines: Sequence[str], kept: set[str]) -> list[str]:
         seen.update(done)
         result.append(f"{line}; del {', '.join(done)}" if done else line)
     return result[::-1]
-
-
-# JAX
-
-
-class JaxWriter(Writer):
-    """``jax.numpy``; the text is jitted whole."""
-
-    namespace = "jnp"
-    functions = {
-        "abs": "jnp.abs({})", "sqrt": "jnp.sqrt({})", "floor": "jnp.floor({})", "rint": "jnp.rint({})",
-        "select": "jnp.where({}, {}, {})", "exp": "jnp.exp({})", "log": "jnp.log({})", "log1p": "jnp.log1p({})",
-        "expm1": "jnp.expm1({})", "tanh": "jnp.tanh({})", "sigmoid": "jax.nn.sigmoid({})", "erf": "jax.lax.erf({})",
-        "sin": "jnp.sin({})", "cos": "jnp.cos({})", "pow": "jnp.power({}, {})",
-    }  # fmt: skip
-
-    def __init__(self, function: Function) -> None:
-        super().__init__(function)
-        self.jax: Any = import_module("jax")
-        self.jax.config.update("jax_enable_x64", True)
-        self.jnp: Any = import_module("jax.numpy")
-
-    def scope(self) -> dict[str, Any]:
-        return {"jax": self.jax, "jnp": self.jnp, "np": np, "saturate": _saturate}
-
-    def constant(self, value: float | bool, dtype: DType) -> Scalar:
-        return Scalar(dtype, self.keep(np.asarray(value).astype(dtype.numpy)[()], "k"))
-
-    def dtype(self, dtype: DType) -> str:
-        return f'"{dtype.numpy.name}"'
-
-    def full(self, shape: Shape, value: Any, dtype: DType) -> Code:
-        number = self.keep(np.asarray(value).astype(dtype.numpy)[()], "k")
-        return self.line(f"jnp.full({tuple(shape)}, {number}, {self.dtype(dtype)})")
-
-    def hold(self, array: Array) -> Any:
-        return self.jnp.asarray(array)
-
-    def host(self, x: Any, type: TensorType) -> Array:
-        return np.asarray(x)
-
-    def wide(self, x: str) -> Code:
-        return self.line(f'{x}.astype("int64")')
-
-    def narrow(self, x: str, dtype: DType) -> Code:
-        return self.line(f"{x}.astype({self.dtype(dtype)})")
-
-    def _convert(self, a: Scalar, dtype: DType) -> str:
-        if a.dtype.floating and dtype.integer:
-            return self.line(f"saturate(jnp, {a.code}, np.{dtype.numpy.name})")
-        zero = f"{a.code} != 0" if dtype.kind == "b" else f"{a.code}.astype({self.dtype(dtype)})"
-        return self.line(zero)
-
-    def _bits(self, a: Scalar, dtype: DType) -> str:
-        return self.line(f"jax.lax.bitcast_convert_type({a.code}, {self.dtype(dtype)})")
-
-    def transpose(self, x: str, axes: Shape) -> Code:
-        return self.line(f"jnp.transpose({x}, {tuple(axes)})")
-
-    def transposed(self, x: Code) -> str:
-        return f"{x!s}.swapaxes(-1, -2)"
-
-    def reduction(self, combine: str, x: Code, axes: Shape, type: TensorType, keepdims: bool) -> Code:
-        dtype = f", dtype={self.dtype(type.dtype)}" if combine == "sum" else ""
-        return self.line(f"jnp.{combine}({x}, axis={axes}, keepdims={keepdims}{dtype})")
-
-    def argmax(self, rows: Code) -> Code:
-        return self.line(f"jnp.argmax({rows}, axis=-1)")
-
-    def chosen(self, x: Code, index: Code, shared: bool) -> Code:
-        return self.line(f"jnp.take({x}, {index}, axis=1)" if shared else f"jnp.take_along_axis({x}, {index}, axis=1)")
-
-    def added(self, shape: Shape, dtype: DType, index: Code, x: Code, shared: bool) -> Code:
-        zeros = self.full(shape, 0, dtype)
-        if shared:
-            return self.line(f"{zeros!s}.at[:, {index}, :].add({x})")
-        outer, inner = (
-            self.keep(np.arange(shape[a]).reshape(form), "c") for a, form in ((0, (-1, 1, 1)), (2, (1, 1, -1)))
-        )
-        return self.line(f"{zeros!s}.at[{outer}, {index}, {inner}].add({x})")
-
-    def joined(self, parts: Sequence[Code], axis: int) -> Code:
-        return self.line(f"jnp.concatenate({_tuple(parts)}, axis={axis})")
-
-    def laid(self, out: Code, index: str, x: Code) -> Code:
-        return self.line(f"{out!s}.at[{index}].set({x})")
-
-    def words(self, parts: Sequence[Code]) -> Code:
-        return self.line(f"jnp.stack({_tuple(parts)}, axis=-1)")
-
-    def counters(self, count: int) -> Code:
-        return self.line(f'jnp.arange({count}, dtype="int64")')
-
-
-def _saturate(xp: Any, x: Any, dtype: Any) -> Any:
-    """Float to integer by TapeIR's rule: out of range saturates, NaN gives 0."""
-    info = np.iinfo(dtype)
-    inside = xp.where((x > float(info.min)) & (x < float(info.max)), x, 0).astype(dtype)
-    low, high = dtype(info.min), dtype(info.max)
-    return xp.where(x != x, dtype(0), xp.where(x >= float(info.max), high, xp.where(x <= float(info.min), low, inside)))
-
-
-# PyTorch
-
-
-class Number(str):
-    """A constant written as a number."""
-
-    __slots__ = ()
-
-
-_STORED = {u16: "int32", u32: "int64", u64: "int64", key: "int64"}
-"""Unsigned dtypes that torch computes little in are held in wider ones, or as the same 64 bits."""
-_MASKED = {u16: 0xFFFF, u32: _LOW}
-_SIGN = -(1 << 63)
-
-
-class TorchWriter(Writer):
-    """``torch`` functions on tensors of the CPU."""
-
-    namespace = "torch"
-    functions = {
-        "abs": "torch.abs({})", "sqrt": "torch.sqrt({})", "floor": "torch.floor({})", "rint": "torch.round({})",
-        "select": "torch.where({}, {}, {})", "exp": "torch.exp({})", "log": "torch.log({})", "log1p": "torch.log1p({})",
-        "expm1": "torch.expm1({})", "tanh": "torch.tanh({})", "sigmoid": "torch.sigmoid({})", "erf": "torch.erf({})",
-        "sin": "torch.sin({})", "cos": "torch.cos({})",
-    }  # fmt: skip
-
-    def __init__(self, function: Function) -> None:
-        super().__init__(function)
-        self.torch: Any = import_module("torch")
-
-    def scope(self) -> dict[str, Any]:
-        helpers = {"saturate": _torch_saturate, "shift_right": _torch_shift_right, "from_u64": _torch_from_u64}
-        return {"torch": self.torch, "inf": math.inf, "nan": math.nan, **helpers}
-
-    def dtype(self, dtype: DType) -> str:
-        return f"torch.{_STORED.get(dtype, dtype.numpy.name)}"
-
-    def hold(self, array: Array) -> Any:
-        if array.dtype.name in ("uint16", "uint32", "uint64"):
-            array = array.astype(np.int32 if array.itemsize == 2 else np.int64)
-        return self.torch.from_numpy(np.array(array))
-
-    def host(self, x: Any, type: TensorType) -> Array:
-        return np.asarray(x.detach().numpy()).astype(type.dtype.numpy)
-
-    # Numbers
-
-    def constant(self, value: float | bool, dtype: DType) -> Scalar:
-        return Scalar(dtype, Number(self._number(value, dtype)))
-
-    def _number(self, value: Any, dtype: DType) -> str:
-        number = np.asarray(value).astype(dtype.numpy).item()
-        return repr(number - (1 << 64) if dtype is u64 and number >= 1 << 63 else number)
-
-    def full(self, shape: Shape, value: Any, dtype: DType) -> Code:
-        return self.line(f"torch.full({tuple(shape)}, {self._number(value, dtype)}, dtype={self.dtype(dtype)})")
-
-    def tensor(self, a: Scalar) -> str:
-        if not isinstance(a.code, Number):
-            return a.code
-        return self.line(f"torch.full((), {a.code!s}, dtype={self.dtype(a.dtype)})")
-
-    def emit(self, primitive: str, arguments: tuple[Scalar, ...], dtype: DType) -> Scalar:
-        if primitive in self.functions:  # tensors alone, but for a choice between a tensor and a number
-            free = 2 if primitive == "select" and not isinstance(arguments[1].code, Number) else -1
-            arguments = tuple(a if n == free else Scalar(a.dtype, self.tensor(a)) for n, a in enumerate(arguments))
-        elif all(isinstance(a.code, Number) for a in arguments):
-            arguments = (Scalar(arguments[0].dtype, self.tensor(arguments[0])), *arguments[1:])
-        operand = arguments[-1].dtype
-        if operand is u64:
-            arguments = self._of_u64(primitive, arguments)
-        made = super().emit(primitive, arguments, dtype)
-        if dtype in _MASKED and primitive not in ("convert", "bits"):
-            made = Scalar(dtype, self.line(f"{made.code} & {_MASKED[dtype]}"))
-        return made
-
-    def _of_u64(self, primitive: str, arguments: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
-        """Operands whose order as signed integers is theirs as unsigned ones; raises ``BackendError`` where that does not help."""
-        if primitive in ("floor_divide", "remainder", "pow", "abs"):
-            raise BackendError(f"torch has no {primitive} of u64")
-        if primitive not in ("lt", "le", "gt", "ge"):
-            return arguments
-        return tuple(Scalar(a.dtype, self.line(f"{self.tensor(a)} ^ {_SIGN}")) for a in arguments)
-
-    def _shift_right(self, a: Scalar, b: Scalar, dtype: DType) -> str:
-        return self.line(f"shift_right({a.code}, {b.code})" if dtype is u64 else f"{a.code} >> {b.code}")
-
-    def _convert(self, a: Scalar, dtype: DType) -> str:
-        x = self.tensor(a)
-        if dtype.kind == "b":
-            return self.line(f"{x} != 0")
-        if a.dtype.floating and dtype.integer:
-            info = np.iinfo(dtype.numpy)
-            if dtype is u64:
-                raise BackendError("torch has no conversion of floats to u64")
-            return self.line(f"saturate({x}, {info.min}, {info.max}, {self.dtype(dtype)})")
-        if a.dtype is u64 and dtype.floating:
-            return self.line(f"from_u64({x}, {self.dtype(dtype)})")
-        return self._cut(self.line(f"{x}.to({self.dtype(dtype)})"), dtype)
-
-    def _cut(self, x: Code, dtype: DType) -> Code:
-        return self.line(f"{x} & {_MASKED[dtype]}") if dtype in _MASKED else x
-
-    def _bits(self, a: Scalar, dtype: DType) -> str:
-        x, signed = self.tensor(a), f"torch.int{dtype.bits}"
-        if a.dtype in _MASKED:
-            x = self.line(f"{x}.to({signed})")
-        if dtype in _STORED:
-            return self._cut(self.line(f"{x}.view({signed}).to({self.dtype(dtype)})"), dtype)
-        return self.line(f"{x}.view({self.dtype(dtype)})")
-
-    # Arrays
-
-    def wide(self, x: str) -> Code:
-        return self.line(f"{x}.to(torch.int64)")
-
-    def narrow(self, x: str, dtype: DType) -> Code:
-        return Code(x, self)
-
-    def transposed(self, x: Code) -> str:
-        return f"{x!s}.mT"
-
-    def reduction(self, combine: str, x: Code, axes: Shape, type: TensorType, keepdims: bool) -> Code:
-        if combine == "sum":
-            made = self.line(f"torch.sum({x}, dim={axes}, keepdim={keepdims}, dtype={self.dtype(type.dtype)})")
-            return self._cut(made, type.dtype)
-        if type.dtype is u64:
-            raise BackendError(f"torch has no {combine} of u64")
-        return self.line(f"torch.a{combine}({x}, dim={axes}, keepdim={keepdims})")
-
-    def argmax(self, rows: Code) -> Code:
-        return self.line(f"torch.argmax({rows}, dim=-1)")
-
-    def chosen(self, x: Code, index: Code, shared: bool) -> Code:
-        return self.line(f"torch.index_select({x}, 1, {index})" if shared else f"torch.gather({x}, 1, {index})")
-
-    def added(self, shape: Shape, dtype: DType, index: Code, x: Code, shared: bool) -> Code:
-        zeros = self.full(shape, 0, dtype)
-        return self.line(f"{zeros!s}.{'index_add' if shared else 'scatter_add'}(1, {index}, {x})")
-
-    def joined(self, parts: Sequence[Code], axis: int) -> Code:
-        return self.line(f"torch.cat({_tuple(parts)}, dim={axis})")
-
-    def laid(self, out: Code, index: str, x: Code) -> Code:
-        self.lines.append(f"{out!s}[{index}] = {x}")
-        return out
-
-    def words(self, parts: Sequence[Code]) -> Code:
-        return self.line(f"torch.stack({_tuple(parts)}, dim=-1)")
-
-    def counters(self, count: int) -> Code:
-        return self.line(f"torch.arange({count})")
-
-
-def _torch_saturate(x: Any, low: int, high: int, dtype: Any) -> Any:
-    """Float to integer by TapeIR's rule: out of range saturates, NaN gives 0."""
-    inside = x.where((x > float(low)) & (x < float(high)), 0).to(dtype)
-    inside = inside.where(x < float(high), high).where(x > float(low), low)
-    return inside.where(x == x, 0)
-
-
-def _torch_shift_right(x: Any, n: Any) -> Any:
-    """Unsigned 64 bits, held in int64, moved down by less than 64."""
-    half = (x >> 1) & ((1 << 63) - 1)
-    if isinstance(n, int):
-        return half >> (n - 1) if n else x
-    return (half >> (n - 1).clamp(min=0)).where(n != 0, x)
-
-
-def _torch_from_u64(x: Any, dtype: Any) -> Any:
-    """Unsigned 64 bits, held in int64, as floats; an odd last bit of large ones decides their rounding."""
-    half = ((x >> 1) & ((1 << 63) - 1)) | (x & 1)
-    return x.to(dtype).where(x >= 0, half.to(dtype) * 2)
-
-
-WRITERS: dict[str, type[Writer]] = {"torch": TorchWriter, "jax": JaxWriter}
