@@ -97,9 +97,7 @@ def compile_native(
 
     def plan() -> Program:
         planned = lowered()
-        made = Program(planned[traced.name], planned, fast)
-        made.generate()
-        return made
+        return Program(planned[traced.name], planned, fast)
 
     found = program_key(module, traced, settings, fast) if settings is not None else None
     if found is None:
