@@ -122,6 +122,7 @@ class Image:
     arena: int
     memory: tuple[int, int, int]  # planned bytes, of all values, alive at one time
     buffers: tuple[str, ...]
+    products: tuple[str, ...]  # dtypes
     inputs: tuple[Ref, ...]
     outputs: tuple[Ref, ...]
     over: tuple[tuple[int, ...], ...]  # for each output the inputs that it may be written over
@@ -130,7 +131,8 @@ class Image:
     def to_bytes(self) -> bytes:
         """As one piece: the length of a JSON header, the header, the parts."""
         header = {
-            "sizes": [len(self.constants), *map(len, self.objects)], "arena": self.arena, "memory": self.memory, "buffers": self.buffers,
+            "sizes": [len(self.constants), *map(len, self.objects)], "arena": self.arena, "memory": self.memory,
+            "buffers": self.buffers, "products": self.products,
             "inputs": [_ref_to_json(r) for r in self.inputs], "outputs": [_ref_to_json(r) for r in self.outputs],
             "over": self.over, "may_commit": self.may_commit,
         }  # fmt: skip
@@ -147,7 +149,7 @@ class Image:
             parts.append(data[start : start + size])
             start += size
         return cls(
-            tuple(parts[1:]), parts[0], header["arena"], tuple(header["memory"]), tuple(header["buffers"]),
+            tuple(parts[1:]), parts[0], header["arena"], tuple(header["memory"]), tuple(header["buffers"]), tuple(header["products"]),
             tuple(map(_ref_of_json, header["inputs"])), tuple(map(_ref_of_json, header["outputs"])),
             tuple(map(tuple, header["over"])), header["may_commit"],
         )  # fmt: skip
@@ -183,6 +185,7 @@ def image_of(made: Program, begin: float) -> Image:
         made.memory.arena_bytes,
         (int(memory), memory.values, memory.bound),
         tuple(made.buffers),
+        tuple(sorted(made.products)),
         tuple(inputs),
         tuple(outputs),
         tuple(map(tuple, made.memory.overwritable(made.module))),
@@ -200,7 +203,8 @@ class LlvmProgram(Executable):
     def __init__(self, image: Image, traced: Function, plan: Callable[[], Program], in_place: bool) -> None:
         self._image, self._traced, self._plan = image, traced, plan
         self.commits = in_place and image.may_commit and bool(traced.state())
-        symbols = {**blas.symbols(), "tapeir_parallel": threads.address()}
+        symbols = {f"tapeir_contract_{t}": blas.address(DTYPES[t]) for t in image.products}
+        symbols["tapeir_parallel"] = threads.address()
         self._library = engine.Library(image.objects, symbols)
         self._run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._library.address("run"))
         self._constants = aligned_bytes(len(image.constants))

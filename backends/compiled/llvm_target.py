@@ -37,6 +37,7 @@ class Program(Lowering[list[str]]):
         self.kernels: dict[str, str] = {}  # name -> text
         self.known: dict[object, tuple[str, int, int]] = {}  # form -> name, units, work
         self.support: dict[str, str] = {}
+        self.products: set[str] = set()  # dtypes
         self.texts: list[str] = []
         self.last: list[str] = []
         self.buffers: list[str] = ["arena", "constants", "status"]
@@ -101,6 +102,7 @@ class Program(Lowering[list[str]]):
         self, i: Instruction, a: Ref, b: Ref, out: Ref, sizes: tuple[int, int, int, int, bool, bool]
     ) -> list[str]:
         name = f"tapeir_contract_{a.dtype.name}"
+        self.products.add(a.dtype.name)
         self.support[name] = f"declare void @{name}(ptr, ptr, ptr, i64, i64, i64, i64, i64, i64)"
         return self.call(name, (a, b, out), sizes)
 

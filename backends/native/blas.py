@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir.types import Array
+from ...ir.types import Array, DType
 from .. import kernels
 from . import engine, products, threads
 
@@ -85,41 +85,40 @@ def _abi_known() -> bool:
     return shape is not None and [*(ctypes.c_int64 * 3).from_address(shape)] == [3, 5, 7]
 
 
-class _Code:
-    """The loaded products."""
+@lru_cache
+def _module(dtype: str) -> engine.Library:
+    """The loaded products of a dtype; raises ``KeyError`` for one that has none."""
+    if dtype not in (products.INTEGERS if unavailable() else (*products.INTEGERS, *products.FLOATS)):
+        raise KeyError(dtype)
+    bound = {"tapeir_parallel": threads.address(), **_library().symbols}
+    return engine.load(products.source(dtype, _library().wide), bound, about=f"matrix products of {dtype}")
+
+
+def address(dtype: DType) -> int:
+    """Where ``tapeir_contract_T`` of a dtype begins, for binding into programs; raises ``KeyError`` where there is none."""
+    name = dtype.name.replace("u", "i")
+    return _module(name).address(f"tapeir_contract_{name}")
+
+
+class _Calls(dict[Any, Any]):
+    """The products as Python calls them, by NumPy dtype, each loaded when it is first asked for."""
 
     def __init__(self) -> None:
-        bound = {"tapeir_parallel": threads.address(), **_library().symbols}
-        self.library = engine.load(
-            products.source(_library().wide, unavailable() is None), bound, about="matrix products"
-        )
-        floats = list(products.FLOATS) if unavailable() is None else []
-        integers = [f"{sign}{bits}" for sign in "iu" for bits in products.INTEGERS]
-        self.symbols = {f"tapeir_contract_{t}": self._find("tapeir_contract_", t) for t in (*floats, *integers)}
-        known = _abi_known()
-        if known:
-            signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)
-        else:
-            signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 6)
-        self.by_arrays = known
-        start = "arrays_" if known else "tapeir_contract_"
-        self.calls: dict[Any, Any] = {
-            np.dtype({"f": "float", "i": "int", "u": "uint"}[t[0]] + t[1:]): signature(self._find(start, t))
-            for t in (*floats, *integers)
-        }
+        super().__init__()
+        self.by_arrays = _abi_known()
 
-    def _find(self, start: str, dtype: str) -> int:
-        return self.library.address(start + dtype.replace("u", "i"))
+    def __missing__(self, dtype: Any) -> Any:
+        name = f"{dtype.kind}{dtype.itemsize * 8}".replace("u", "i")
+        start = "arrays_" if self.by_arrays else "tapeir_contract_"
+        pointers, numbers = [ctypes.c_void_p] * 3, [ctypes.c_int64] * (2 if self.by_arrays else 6)
+        call = ctypes.CFUNCTYPE(None, *pointers, *numbers)(_module(name).address(start + name))
+        self[dtype] = call
+        return call
 
 
 @lru_cache(maxsize=1)
-def _code() -> _Code:
-    return _Code()
-
-
-def symbols() -> dict[str, int]:
-    """Where each ``tapeir_contract_T`` begins, for binding into programs; those of floats only where BLAS is available."""
-    return dict(_code().symbols)
+def _calls() -> _Calls:
+    return _Calls()
 
 
 def contract(a: Array, b: Array, out: Array, transpose_a: bool = False, transpose_b: bool = False) -> None:
@@ -128,9 +127,9 @@ def contract(a: Array, b: Array, out: Array, transpose_a: bool = False, transpos
     All three have one dtype and the same leading axes and are row-major contiguous; that is not checked.  Raises ``KeyError`` for
     a dtype without a product.
     """
-    code = _code()
-    call = code.calls[out.dtype]
-    if code.by_arrays:
+    calls = _calls()
+    call = calls[out.dtype]
+    if calls.by_arrays:
         call(id(a), id(b), id(out), transpose_a, transpose_b)
         return
     *batch, m, n = out.shape

@@ -518,7 +518,7 @@ declare i64 @llvm.umin.i64(i64, i64)
 """
 
 FLOATS = {"f32": "float", "f64": "double"}
-INTEGERS = (8, 16, 32, 64)
+INTEGERS = ("i8", "i16", "i32", "i64")
 RULES = f"small {SMALL}/{SMALL_VECTOR}/{SMALL_PANEL}, split {SHARE}/{SPLIT}/{SPLIT_FOUR}/{SPLIT_EIGHT}/{SMALLEST_BLOCK}/{WHOLE_BATCH}"
 """The sizes that choose who computes what, for cache keys and reports."""
 
@@ -526,21 +526,16 @@ _HEAD = object.__basicsize__
 DATA, RANK, SHAPE = _HEAD, _HEAD + 8, _HEAD + 16
 
 
-def source(wide: bool, floats: bool) -> str:
-    """The LLVM text of all products; ``wide`` if BLAS takes its sizes as i64, ``floats`` if there is one."""
-    text = [_COMMON]
-    common = {
+def source(dtype: str, wide: bool) -> str:
+    """The LLVM text of the products of a dtype (an unsigned one's are its signed one's); ``wide`` if BLAS takes sizes as i64."""
+    values = {
         "share": SHARE, "split": SPLIT, "split_four": SPLIT_FOUR, "split_eight": SPLIT_EIGHT, "smallest": SMALLEST_BLOCK,
         "whole": WHOLE_BATCH, "most": MOST_CHUNKS, "chunk_bits": SHARE.bit_length() - 2,
         "small": SMALL, "small_vector": SMALL_VECTOR, "small_panel": SMALL_PANEL, "lanes": LANES, "lanes_less": LANES - 1,
         "int": "i64" if wide else "i32", "cast": "bitcast" if wide else "trunc",
         "data": DATA, "rank": RANK, "shape": SHAPE,
+        "T": dtype, "element": FLOATS.get(dtype, dtype), "size": int(dtype[1:]) // 8,
     }  # fmt: skip
-    for name, element in FLOATS.items() if floats else ():
-        values = {**common, "T": name, "element": element, "size": 4 if name == "f32" else 8}
-        text += [Template(part).substitute(values) for part in (_FLOAT, _DRIVER, _ARRAYS)]
-        text += [_tile(element, masked) for masked in (False, True)]
-    for bits in INTEGERS:
-        values = {**common, "T": f"i{bits}", "element": f"i{bits}", "size": bits // 8}
-        text += [Template(part).substitute(values) for part in (_INTEGER, _DRIVER, _ARRAYS)]
-    return "\n".join(text)
+    parts = [_FLOAT if dtype in FLOATS else _INTEGER, _DRIVER, _ARRAYS]
+    tiles = [_tile(FLOATS[dtype], masked) for masked in (False, True)] if dtype in FLOATS else []
+    return "\n".join([_COMMON, *(Template(part).substitute(values) for part in parts), *tiles])

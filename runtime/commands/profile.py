@@ -116,7 +116,7 @@ def _totals(found: Profile) -> Iterator[str]:
         beside = (
             f"{left:.1f} us of copies of inputs, results and state, and of calls"
             if left >= 0
-            else f"one by one they take {-left:.1f} us longer: each pays for its own call"
+            else f"one by one {-left:.1f} us longer: each pays for its call"
         )
     rows.append(("program in one call", found.program, beside))
     if found.call is not None:

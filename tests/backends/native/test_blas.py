@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("llvmlite", reason="native code is made by llvmlite")
 
 from tapeir.backends.native import blas, threads
-from tapeir.ir.types import Array
+from tapeir.ir.types import DTYPES, Array
 
 Dtype = np.dtype[Any]
 FLOATS: list[Dtype] = [np.dtype(t) for t in ("float32", "float64")]
@@ -159,41 +159,47 @@ def test_integer_products_wrap_and_are_exact(dtype: Dtype, ta: bool, tb: bool) -
 
 
 def test_what_is_bound_into_programs() -> None:
-    symbols = blas.symbols()
-    kinds = [f"{t}{bits}" for t in "iu" for bits in (8, 16, 32, 64)]
-    assert set(symbols) == {f"tapeir_contract_{t}" for t in ("f32", "f64", *kinds)}
-    assert all(symbols.values())
+    addresses = {
+        t: blas.address(DTYPES[t]) for t in ("f32", "f64", *(f"{t}{bits}" for t in "iu" for bits in (8, 16, 32, 64)))
+    }
+    assert all(addresses.values())
+    assert addresses["u8"] == addresses["i8"]
+    with pytest.raises(KeyError):
+        blas.address(DTYPES["bf16"])
     assert "1 thread a block" in blas.description()
     assert "\n" not in blas.description()
 
 
 def test_arrays_are_called_by_address_where_their_layout_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = blas._code()  # pyright: ignore[reportPrivateUsage]
+    calls = blas._calls()  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(blas, "_abi_known", lambda: False)
-    blas._code.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    blas._calls.cache_clear()  # pyright: ignore[reportPrivateUsage]
     try:
         a, b = operands(7, FLOATS[0], (2, 3), 20, 30, 10, True, False)
         slow = product(a, b, True, False)
-        assert not blas._code().by_arrays  # pyright: ignore[reportPrivateUsage]
+        assert not blas._calls().by_arrays  # pyright: ignore[reportPrivateUsage]
     finally:
-        blas._code.cache_clear()  # pyright: ignore[reportPrivateUsage]
-    assert code.by_arrays
+        blas._calls.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    assert calls.by_arrays
     assert slow.tobytes() == product(a, b, True, False).tobytes()
 
 
 def test_without_blas_only_products_of_integers_are_native(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = blas._Library({}, True, "none", "no BLAS here")  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(blas, "_library", lambda: missing)
-    blas._code.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    blas._module.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    blas._calls.cache_clear()  # pyright: ignore[reportPrivateUsage]
     try:
         assert blas.unavailable() == "no BLAS here"
-        assert "tapeir_contract_f32" not in blas.symbols()
+        with pytest.raises(KeyError):
+            blas.address(DTYPES["f32"])
         a = np.arange(6).reshape(2, 3)
         assert np.array_equal(product(a, a, False, True), a @ a.T)
         with pytest.raises(KeyError):
             product(np.zeros((2, 2)), np.zeros((2, 2)), False, False)
     finally:
-        blas._code.cache_clear()  # pyright: ignore[reportPrivateUsage]
+        blas._module.cache_clear()  # pyright: ignore[reportPrivateUsage]
+        blas._calls.cache_clear()  # pyright: ignore[reportPrivateUsage]
 
 
 def test_another_dtype_has_no_product() -> None:
