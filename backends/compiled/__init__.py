@@ -10,16 +10,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...ir import Function, Instruction, Module, TensorType
+from ...ir import BackendError, Function, Instruction, Module, TensorType
 from ...ir.types import f32, f64
 from ...passes import NUMPY, PASSES, PIPELINES, UNFUSED, VERSION, PassManager, Provenance
 from .. import kernels
-from ..base import Executable
+from ..base import Executable, compile_module
 from ..eager import cpu_only
 from ..eager.interpret import run_instruction
 from .numpy_target import NumpyProgram
 
-__all__ = ["CompiledBackend", "NumpyProgram", "lower"]
+__all__ = ["CompiledBackend", "NumpyProgram", "lower", "program_text"]
 
 
 def lower(module: Module, stage: str | Sequence[str] = "planned", **options: Any) -> Module:
@@ -97,3 +97,19 @@ def target() -> str:
         _said.append(reason)
         print(f"compiled: a NumPy program runs, not native code: {reason}", file=sys.stderr)
     return "numpy"
+
+
+def program_text(module: Module, name: str, device: str) -> str:
+    """The generated program of a traced function: CUDA C for a CUDA device, which need not be there."""
+    backend = CompiledBackend()
+    if not device.startswith("cuda"):
+        return compile_module(backend, module, name, device).source
+    refused = sorted({i.op.name for i in module[name].instructions if not backend.supports(i, "cpu")})
+    if refused:
+        raise BackendError(
+            f"no CUDA program: {', '.join(refused)} of dtypes other than float64, float32, integers and bool"
+        )
+    from ..cuda.program import CudaProgram
+
+    planned = lower(module)
+    return CudaProgram(planned[name], planned).listing

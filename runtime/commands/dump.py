@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...backends import base
+from ...backends.compiled import program_text
 from ...backends.eager.interpret import run_instruction
 from ...ir import Instruction, IRError, Module
 from ...ir.print import Names
@@ -44,8 +44,7 @@ def dump(path: Path, request: DumpRequest, given: Given) -> None:
     entries = [(request.entry, request.mode)]
     if request.stage == "program":
         module = model.module(entries, "traced")
-        program = base.compile_module(base.get("compiled"), module, next(iter(module.functions)), model.config.device)
-        write_text(program.source, request.output)
+        write_text(program_text(module, next(iter(module.functions)), model.config.device), request.output)
         return
     form = {"locations": request.locations, "base": model.base}
     passing = {"after_all": request.after_all, **form} if PIPELINES.get(request.stage) else {}

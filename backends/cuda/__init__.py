@@ -1,0 +1,1 @@
+"""Programs for CUDA devices: kernels as CUDA C text.  Nothing here needs a device, a driver or CuPy."""

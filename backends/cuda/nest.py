@@ -1,0 +1,467 @@
+"""A kernel function as one CUDA kernel.
+
+The kernel's arguments are the addresses of the function's arguments, then of its results.  A map gives a thread one element, or four a
+block apart where an element is cheap.  Rows and columns are taken by a team: a row by a warp or a block whose threads lie along it, a
+column by the threads of a block that share its lane.  Every sum has one order, whatever computes it, which depends on its length alone:
+thread ``t`` of ``T`` adds ``x[t], x[t + T], ...`` from ``-0.0``; lanes of a warp are folded 16-8-4-2-1, warps in order; the teams of
+columns are folded in halves.  There are no atomic operations on floats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...ir import Instruction, Value
+from ...ir.op import Elementwise, Gather, Join, Random32, Reduce, Source, View
+from ...ir.scalar import Scalar
+from ...ir.types import DType, bool_, f64, i64, u32, u64
+from ...passes.loops import OUTER, REDUCED, Access, Bound, Nest, rules
+from ...passes.rewrite import splat_of
+from .builder import CBuilder, memory_type, number, register_type
+
+HEAD = "const long long *status"
+GUARD = "  if (*status) return;"
+"""How kernels begin: after a failed check nothing is done."""
+WARP = 32
+BLOCK = 256
+MOST_THREADS = 1024
+UNROLLED = 4
+"""Elements a thread of a cheap map computes before it writes any."""
+CHEAP = 24
+"""Instructions up to which a map is cheap."""
+MOST_KEPT = 16
+"""Elements of a value that a thread keeps from one phase to the next."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The grid and the block of a kernel, in threads ``(x, y)``."""
+
+    blocks: int
+    threads: tuple[int, int]
+
+
+def row_threads(count: int) -> int:
+    """How many threads share a row of ``count`` elements."""
+    if count <= MOST_THREADS:
+        return WARP
+    return BLOCK if count <= BLOCK * MOST_KEPT else MOST_THREADS
+
+
+def column_teams(count: int) -> int:
+    """How many threads share a column of ``count`` elements."""
+    for teams in (32, 16, 8, 4, 2):
+        if count >= 4 * teams:
+            return teams
+    return 1
+
+
+class KernelWriter:
+    """Writes one kernel: ``text`` is its definition and ``launch`` how it is started."""
+
+    def __init__(self, nest: Nest, name: str) -> None:
+        self.nest = nest
+        self.c = CBuilder()
+        self.index: list[str] = ["0"] * len(nest.dims)
+        self.memo: dict[object, Scalar] = {}
+        self.reduced: dict[Value, Scalar] = {}
+        self.kept: dict[Value, str] = {}
+        self.shared: list[str] = []
+        f = nest.function
+        sizes = [v.type.size for v in (*f.arguments, *f.results)]
+        self.wide = max(nest.size, *sizes, 0) * 2 >= 1 << 31
+        self.int = "long long" if self.wide else "int"
+        self.places = {a: f"a{n}" for n, a in enumerate(f.arguments)}
+        self.launch = Launch(1, (1, 1))
+        if not nest.reductions:
+            self._map()
+        elif nest.lanes_reduced:
+            self._rows()
+        else:
+            self._columns()
+        given = [f"const {_pointer(a.type.dtype)}a{n}" for n, a in enumerate(f.arguments)]
+        taken = [f"{_pointer(r.type.dtype)}r{n}" for n, r in enumerate(f.results)]
+        bound = math.prod(self.launch.threads)
+        head = f'extern "C" __global__ void __launch_bounds__({bound}) {name}({", ".join([HEAD, *given, *taken])}) {{'
+        self.text = "\n".join([head, *(f"  {line}" for line in self.shared), GUARD, *self.c.lines, "}"])
+
+    # Positions
+
+    def integer(self, expression: str, hint: str = "i") -> str:
+        """A whole number under a name, unless it is one already."""
+        if expression.lstrip("-").isdigit() or expression.isidentifier():
+            return expression
+        name = self.c.fresh(hint)
+        self.c.line(f"const {self.int} {name} = {expression};")
+        return name
+
+    def unravel(self, flat: str, dims: Sequence[int]) -> None:
+        """Set the indices of dimensions from their flat one."""
+        sizes = [self.nest.dims[d].size for d in dims]
+        for n, d in enumerate(dims):
+            inner = math.prod(sizes[n + 1 :])
+            text = flat if inner == 1 else f"{flat} / {inner}"
+            self.index[d] = self.integer(
+                text if n == 0 else f"{text} % {sizes[n]}" if inner == 1 else f"({text}) % {sizes[n]}"
+            )
+
+    def position(self, access: Access) -> str:
+        """A position in elements, as an expression."""
+        terms = [
+            f"{index} * {stride}" if stride != 1 else index
+            for index, stride, dim in zip(self.index, access.strides, self.nest.dims, strict=True)
+            if stride and dim.size > 1 and index != "0"
+        ]
+        if access.offset or not terms:
+            terms.append(str(access.offset))
+        return " + ".join(terms)
+
+    # Values
+
+    def operand(self, v: Value, access: Access) -> Scalar:
+        """A value at this place; numbers are written in."""
+        constant = _splat(v)
+        return self.c.constant(constant, v.type.dtype) if constant is not None else self.evaluate(v, access)
+
+    def evaluate(self, v: Value, access: Access) -> Scalar:
+        """A value at this place, computed once in a stretch of code."""
+        if v in self.reduced:
+            return self.reduced[v]
+        form = (v, access)
+        if form not in self.memo:
+            self.memo[form] = self._compute(v, access)
+        return self.memo[form]
+
+    def _compute(self, v: Value, access: Access) -> Scalar:
+        nest = self.nest
+        if v in self.places:
+            return self.load(self.places[v], v.type.dtype, self.position(nest.argument_access(v, access)))
+        if v in self.kept and access == nest.full():
+            return Scalar(v.type.dtype, self.kept[v])
+        i = v.owner
+        assert i is not None
+        op = i.op
+        if isinstance(op, View):
+            return self.operand(i.operands[0], nest.view(i, access))
+        if isinstance(op, Elementwise):
+            result: Scalar = op.scalar(self.c, *[self.operand(o, access) for o in i.operands], **i.attrs)
+            return result
+        if isinstance(op, Source):
+            axes = nest.coordinates(access, i.result.type.shape)
+
+            def index(axis: int) -> Scalar:
+                return Scalar(i64, f"(long long)({self.position(axes[axis])})")
+
+            made: Scalar = rules(i).element(self.c, index, **i.attrs)
+            return made
+        if isinstance(op, Join):
+            return self._join(i, access)
+        if isinstance(op, Random32):
+            words = f"((const unsigned *){self.places[i.operands[0]]})"
+            word = self.c.name(
+                f"philox_word((unsigned long long)({self.position(access)}), {words}[0], {words}[1])", u32
+            )
+            drawn: Scalar = op.scalar(self.c, word, **i.attrs)
+            return drawn
+        assert isinstance(op, Gather), f"{op.name} was not finished before it is read"
+        return self._picked(i, access) if nest.is_picked(i) else self._taken(i, access)
+
+    def load(self, base: str, dtype: DType, position: str) -> Scalar:
+        """An element of memory."""
+        return self.c.name(f"{base}[{position}]" + (" != 0" if dtype is bool_ else ""), dtype)
+
+    def _condition(self, bounds: Sequence[Bound]) -> str:
+        parts: list[str] = []
+        for b in bounds:
+            at = self.integer(self.position(b.position))
+            parts.append(f"{at} >= 0 && {at} < {b.size}")
+        return " && ".join(parts)
+
+    def _join(self, i: Instruction, access: Access) -> Scalar:
+        dtype = i.result.type.dtype
+        total = self.c.fresh()
+        self.c.line(f"{register_type(dtype)} {total} = {number(0, dtype)};")
+        for operand, inner, bounds in self.nest.blocks(i, access):
+            if not bounds:
+                self.c.line(f"{total} = {self.operand(operand, inner).code};")
+                continue
+            condition = self._condition(bounds)
+            outside = self.memo
+            with self.c.block(f"if ({condition})"):
+                self.memo = dict(outside)
+                self.c.line(f"{total} = {self.operand(operand, inner).code};")
+            self.memo = outside
+        return Scalar(dtype, total)
+
+    def _inside(self, index: Scalar, size: int) -> str:
+        """An index moved inside its axis where it is not (the check has raised then)."""
+        wide = self.c.convert(index, u64)
+        inside = self.c.compare("lt", wide, self.c.constant(size, u64))
+        return self.integer(f"({self.int})({inside.code} ? {wide.code} : 0)")
+
+    def _picked(self, i: Instruction, access: Access) -> Scalar:
+        """One element of the reduced row of a value that the kernel computes."""
+        size = rules(i).walk(tuple([o.type for o in i.operands]), **i.attrs).size
+        at = self._inside(self.operand(i.operands[1], access), size)
+        here, memo, kept = list(self.index), self.memo, self.kept
+        self.memo, self.kept = {}, {}
+        self.unravel(at, [d for d, x in enumerate(self.nest.dims) if x.role == REDUCED])
+        found = self.operand(i.operands[0], self.nest.full())
+        self.index, self.memo, self.kept = here, memo, kept
+        return found
+
+    def _taken(self, i: Instruction, access: Access) -> Scalar:
+        whole = i.operands[0]
+        size = rules(i).walk(tuple([o.type for o in i.operands]), **i.attrs).size
+        to_index, base, step = self.nest.gather(i, access)
+        offset = self.nest.layouts[self.nest.argument_index[whole]].offset
+        at = self._inside(self.operand(i.operands[1], to_index), size)
+        position = self.position(Access(base.offset + offset, base.strides))
+        return self.load(self.places[whole], whole.type.dtype, f"{at} * {step} + {position}")
+
+    # Results
+
+    def values(self, results: Sequence[int]) -> list[tuple[int, str, str]]:
+        """Results by number, each as its position in memory and its value: all are known before one is written."""
+        found: list[tuple[int, str, str]] = []
+        for n in results:
+            r = self.nest.function.results[n]
+            code = str(self.operand(r, self.nest.accesses[n]).code)
+            found.append((n, self.integer(self.position(self.nest.stores[n]), "o"), code))
+        return found
+
+    def write(self, values: Sequence[tuple[int, str, str]]) -> None:
+        """Write results where they belong."""
+        for n, position, code in values:
+            self.c.line(f"r{n}[{position}] = {code};")
+
+    # Maps
+
+    def _map(self) -> None:
+        nest = self.nest
+        everything, size = list(range(len(nest.function.results))), nest.size
+        cheap = len(nest.function.instructions) <= CHEAP and size >= UNROLLED * BLOCK
+        each = UNROLLED if cheap else 1
+        self.launch = Launch(max(1, -(-size // (each * BLOCK))), (BLOCK, 1))
+        dims = list(range(len(nest.dims)))
+
+        def element(flat: str) -> list[tuple[int, str, str]]:
+            self.memo = {}
+            self.unravel(flat, dims)
+            return self.values(everything)
+
+        start = self.integer(f"({self.int})blockIdx.x * {each * BLOCK} + ({self.int})threadIdx.x", "n")
+        if each > 1:
+            with self.c.block(f"if ({start} + {(each - 1) * BLOCK} < {size})"):
+                self.write(
+                    [
+                        v
+                        for u in range(each)
+                        for v in element(self.integer(f"{start} + {u * BLOCK}", "n") if u else start)
+                    ]
+                )
+                self.c.line("return;")
+            at = self.c.fresh("n")
+            with self.c.block(f"for ({self.int} {at} = {start}; {at} < {size}; {at} += {BLOCK})"):
+                self.write(element(at))
+        else:
+            with self.c.block(f"if ({start} < {size})"):
+                self.write(element(start))
+
+    # Teams
+
+    def _rows(self) -> None:
+        nest = self.nest
+        count = math.prod(d.size for d in nest.dims if d.role == REDUCED)
+        rows = math.prod(d.size for d in nest.dims if d.role != REDUCED)
+        threads = row_threads(count)
+        together = BLOCK // WARP if threads == WARP else 1
+        self.launch = Launch(max(1, -(-rows // together)), (threads, together))
+        row = self.integer(
+            f"({self.int})blockIdx.x" + (f" * {together} + ({self.int})threadIdx.y" if together > 1 else ""), "row"
+        )
+        if together > 1 and rows % together:
+            self.c.line(f"if ({row} >= {rows}) return;")
+        self.unravel(row, [d for d, x in enumerate(nest.dims) if x.role == OUTER])
+        self._phases(count, threads, "(int)threadIdx.x", None)
+
+    def _columns(self) -> None:
+        nest = self.nest
+        count = math.prod(d.size for d in nest.dims if d.role == REDUCED)
+        lanes = math.prod(d.size for d in nest.dims if d.role != REDUCED)
+        teams = column_teams(count)
+        self.launch = Launch(max(1, -(-lanes // WARP)), (WARP, teams))
+        lane = self.integer(f"({self.int})blockIdx.x * {WARP} + ({self.int})threadIdx.x", "lane")
+        active = None
+        if lanes % WARP:
+            active = self.c.fresh("active")
+            self.c.line(f"const bool {active} = {lane} < {lanes};")
+        self.unravel(lane, [d for d, x in enumerate(nest.dims) if x.role != REDUCED])
+        self._phases(count, teams, "(int)threadIdx.y", active)
+
+    def _phases(self, count: int, threads: int, thread: str, active: str | None) -> None:
+        """Run through the reduced dimension as often as it takes; ``thread`` of ``threads`` takes every so manieth element."""
+        nest, each = self.nest, -(-count // threads)
+        over = [d for d, x in enumerate(nest.dims) if x.role == REDUCED]
+        first = self.integer(thread, "t")
+        saved = self._saved(each)
+        arrays = {v: self.c.fresh("kept") for v in saved}
+        for v, name in arrays.items():
+            self.c.line(f"{register_type(v.type.dtype)} {name}[{each}];")
+        for phase in range(nest.phases):
+            running = [i for i in nest.reductions if nest.levels[i.result] == phase + 1]
+            results = [
+                n
+                for n, r in enumerate(nest.function.results)
+                if nest.accesses[n] == nest.full() and nest.levels[r] == phase
+            ]
+            if not running and not results:
+                continue
+            totals = {i: self.c.fresh("sum") for i in running}
+            for i, total in totals.items():
+                self.c.line(f"{register_type(i.result.type.dtype)} {total} = {self._identity(i)};")
+            at = self.c.fresh("k")
+            if each <= MOST_KEPT:
+                self.c.lines.append("#pragma unroll")
+            with self.c.block(f"for (int {at} = 0; {at} < {each}; ++{at})"):
+                place = self.integer(f"{first} + {at} * {threads}" if each > 1 else first, "j")
+                conditions = [f"{place} < {count}"] if count % threads else []
+                conditions += [active] if active else []
+                with self.c.block(f"if ({' && '.join(conditions)})" if conditions else ""):
+                    self.memo = {}
+                    self.kept = {v: f"{arrays[v]}[{at}]" for v, made in saved.items() if made < phase}
+                    here = list(self.index)
+                    self.unravel(place, over)
+                    values = self.values(results)
+                    for i, total in totals.items():
+                        x = self.operand(i.operands[0], nest.full())
+                        self.c.line(f"{total} = {self._combined(i, total, str(x.code))};")
+                    for v, made in saved.items():
+                        if made == phase:
+                            self.c.line(f"{arrays[v]}[{at}] = {self.evaluate(v, nest.full()).code};")
+                    self.write(values)
+                    self.index = here
+            self.kept = {}
+            for i, total in totals.items():
+                self.reduced[i.result] = self._folded(i, total, threads)
+        self.memo = {}
+        reduced = [n for n in range(len(nest.function.results)) if nest.accesses[n] != nest.full()]
+        if reduced:
+            conditions = [f"{first} == 0", *([active] if active else [])]
+            with self.c.block(f"if ({' && '.join(conditions)})"):
+                self.write(self.values(reduced))
+
+    def _saved(self, each: int) -> dict[Value, int]:
+        """Values that a later phase reads again, and the phase that first has them; none where a thread has too many elements."""
+        nest, full = self.nest, self.nest.full()
+        room = MOST_KEPT
+        first: dict[Value, int] = {}
+        again: dict[Value, int] = {}
+        for phase in range(nest.phases):
+            pending = [(i.operands[0], full) for i in nest.reductions if nest.levels[i.result] == phase + 1]
+            pending += [
+                (r, full)
+                for n, r in enumerate(nest.function.results)
+                if nest.accesses[n] == full and nest.levels[r] == phase
+            ]
+            seen: set[tuple[Value, Access]] = set()
+            while pending:
+                v, access = pending.pop()
+                if (v, access) in seen or v in self.places or _splat(v) is not None or v.owner is None:
+                    continue
+                seen.add((v, access))
+                if access == full:
+                    if first.setdefault(v, phase) < phase:
+                        again[v] = first[v]
+                        continue
+                if not isinstance(v.owner.op, Reduce):
+                    pending += nest.reads(v.owner, access)
+        saved: dict[Value, int] = {}
+        for v, phase in again.items():
+            words = each * (2 if v.type.dtype in (f64, i64, u64) else 1)
+            if words <= room and _depends_on_rows(v):
+                saved[v] = phase
+                room -= words
+        return saved
+
+    # Reductions
+
+    def _identity(self, i: Instruction) -> str:
+        dtype = i.result.type.dtype
+        op: Reduce = i.op  # type: ignore[assignment]
+        return number(-0.0 if op.combine == "sum" and dtype.floating else op.identity(dtype), dtype)
+
+    def _combined(self, i: Instruction, a: str, b: str) -> str:
+        """``a`` combined with ``b``; of two equal extrema the second, and NaN if one is."""
+        dtype, combine = i.result.type.dtype, rules(i).combine
+        if combine == "sum":
+            kind = register_type(dtype)
+            return f"{a} + {b}" if dtype.floating else f"({kind})((unsigned long long){a} + (unsigned long long){b})"
+        better = f"{a} {'>' if combine == 'max' else '<'} {b}"
+        return f"{better} || {a} != {a} ? {a} : {b}" if dtype.floating else f"{better} ? {a} : {b}"
+
+    def _folded(self, i: Instruction, total: str, threads: int) -> Scalar:
+        """A reduction's result, known to all threads of a team."""
+        dtype = i.result.type.dtype
+        kind = register_type(dtype)
+        if self.nest.lanes_reduced:
+            self._fold_warp(i, total)
+            if threads > WARP:
+                self._fold_warps(i, total, threads // WARP)
+        elif threads > 1:
+            self._fold_teams(i, total, threads)
+        if dtype.floating and rules(i).combine != "sum":
+            return self.c.name(f"{total} != {total} ? {number(math.nan, dtype)} : {total}", dtype)
+        done = self.c.fresh()
+        self.c.line(f"const {kind} {done} = {total};")
+        return Scalar(dtype, done)
+
+    def _fold_warp(self, i: Instruction, total: str) -> None:
+        dtype = i.result.type.dtype
+        word = f"({register_type(dtype)})" if dtype.bits < 32 else ""
+        for half in (16, 8, 4, 2, 1):
+            other = self.c.fresh()
+            self.c.line(f"const {register_type(dtype)} {other} = {word}__shfl_down_sync(0xffffffffu, {total}, {half});")
+            self.c.line(f"{total} = {self._combined(i, total, other)};")
+        self.c.line(f"{total} = {word}__shfl_sync(0xffffffffu, {total}, 0);")
+
+    def _fold_warps(self, i: Instruction, total: str, warps: int) -> None:
+        kind, of_warps = register_type(i.result.type.dtype), self.c.fresh("warps")
+        self.shared.append(f"__shared__ {kind} {of_warps}[{warps}];")
+        self.c.line(f"if ((threadIdx.x & 31u) == 0u) {of_warps}[threadIdx.x >> 5] = {total};")
+        self.c.line("__syncthreads();")
+        self.c.line(f"{total} = {of_warps}[0];")
+        at = self.c.fresh("w")
+        with self.c.block(f"for (int {at} = 1; {at} < {warps}; ++{at})"):
+            self.c.line(f"{total} = {self._combined(i, total, f'{of_warps}[{at}]')};")
+
+    def _fold_teams(self, i: Instruction, total: str, teams: int) -> None:
+        kind, parts = register_type(i.result.type.dtype), self.c.fresh("teams")
+        self.shared.append(f"__shared__ {kind} {parts}[{teams}][{WARP}];")
+        self.c.line(f"{parts}[threadIdx.y][threadIdx.x] = {total};")
+        self.c.line("__syncthreads();")
+        halves = [teams >> n for n in range(1, teams.bit_length())]
+        for half in halves:
+            mine, other = f"{parts}[threadIdx.y][threadIdx.x]", f"{parts}[threadIdx.y + {half}][threadIdx.x]"
+            self.c.line(f"if (threadIdx.y < {half}) {mine} = {self._combined(i, mine, other)};")
+            self.c.line("__syncthreads();")
+        self.c.line(f"{total} = {parts}[0][threadIdx.x];")
+
+
+def _pointer(dtype: DType) -> str:
+    return f"{memory_type(dtype)} *"
+
+
+def _splat(v: Value) -> float | bool | None:
+    """The number that a constant repeats."""
+    i = v.owner
+    while i is not None and isinstance(i.op, View):
+        i = i.operands[0].owner
+    literal = splat_of(i.result) if i is not None and isinstance(i.op, Source) else None
+    return literal.data.reshape(-1)[0].item() if literal is not None and literal.type.size else None
+
+
+def _depends_on_rows(v: Value) -> bool:
+    return v.owner is not None and not isinstance(v.owner.op, Source)

@@ -1,0 +1,115 @@
+"""Emitted CUDA runs on the CPU, threads and barriers included: fused kernels have the bits of one kernel an op, maps those of the tape."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from strategies import Program, inputs_of, programs, same_bits, update_programs
+
+from tapeir.backends.base import compile_module
+from tapeir.backends.eager import EagerBackend
+from tapeir.ir import IRError, Module, parse
+from tapeir.ir.types import Array
+
+from .on_cpu import OnCpu, compiler, program_of
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++20 compiler")
+EXAMPLES = int(os.environ.get("TAPEIR_FUZZ", "60")) // 6
+REGRESSIONS = sorted((Path(__file__).parents[1] / "regressions").glob("*.ir"))
+Outcome = tuple[Array, ...] | IRError
+
+
+def outcome(program: OnCpu, arrays: Sequence[Array]) -> Outcome:
+    try:
+        return program.run(arrays)
+    except IRError as error:
+        return error
+
+
+def agree(a: Outcome, b: Outcome) -> bool:
+    if isinstance(a, IRError) or isinstance(b, IRError):
+        return type(a) is type(b) and str(a) == str(b)
+    return len(a) == len(b) and all(same_bits(x, y) for x, y in zip(a, b, strict=True))
+
+
+def check(module: Module, arrays: Sequence[Array]) -> None:
+    alone, fused = program_of(module, fused=False), program_of(module)
+    expected = outcome(OnCpu(alone), arrays)
+    found = outcome(OnCpu(fused), arrays)
+    assert agree(expected, found), f"{expected!r} is not {found!r}\n{fused.listing}"
+
+
+fuzzed = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+)
+
+
+@fuzzed
+@given(programs())
+def test_fused_programs_have_the_bits_of_one_kernel_an_op(program: Program) -> None:
+    check(program.module, program.arrays)
+
+
+@fuzzed
+@given(update_programs())
+def test_fused_updates_have_the_bits_of_one_kernel_an_op(program: Program) -> None:
+    check(program.module, program.arrays)
+
+
+@pytest.mark.parametrize("path", REGRESSIONS, ids=lambda p: p.stem)
+def test_regressions(path: Path) -> None:
+    module = parse(path.read_text(encoding="utf-8"))
+    check(module, inputs_of(module["main"], 1, True))
+
+
+ORDERED = {"sum", "matmul"}
+"""Ops whose order of additions is another on a CPU."""
+
+
+@fuzzed
+@given(programs())
+def test_programs_without_sums_have_the_bits_of_the_tape(program: Program) -> None:
+    fused = program_of(program.module)
+    ops = {i.op.name for f in fused.module for i in f.instructions}
+    assume(not ops & ORDERED)
+    run = compile_module(EagerBackend(), program.module, "main", "cpu").run
+    try:
+        expected: Outcome = run([a.copy() for a in program.arrays])
+    except IRError as error:
+        expected = error
+    found = outcome(OnCpu(fused), program.arrays)
+    assert agree(expected, found), f"{expected!r} is not {found!r}\n{fused.listing}"
+
+
+SUMS = """module @sums {
+  func @main(%x: f32[ROWS, COLUMNS] input) -> (f32[ROWS], f32[COLUMNS], f32[ROWS], f32[COLUMNS], f32[]) {
+    %0 = sum %x {axes = [1], keepdims = false} : f32[ROWS]
+    %1 = sum %x {axes = [0], keepdims = false} : f32[COLUMNS]
+    %2 = max %x {axes = [1], keepdims = false} : f32[ROWS]
+    %3 = max %x {axes = [0], keepdims = false} : f32[COLUMNS]
+    %4 = sum %x {axes = [0, 1], keepdims = false} : f32[]
+    return %0, %1, %2, %3, %4
+  }
+}
+"""
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 33), (9, 1024), (2, 1500), (2, 4097), (130, 5), (300, 40)])
+def test_reductions_of_all_sizes(rows: int, columns: int) -> None:
+    x = np.random.default_rng(0).standard_normal((rows, columns)).astype(np.float32)
+    x[0, columns // 2] = np.nan if columns == 33 else x[0, 0]
+    module = parse(SUMS.replace("ROWS", str(rows)).replace("COLUMNS", str(columns)))
+    a, b, c, d, e = OnCpu(program_of(module)).run([x])
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(a, wide.sum(1), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(b, wide.sum(0), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(e, wide.sum(), rtol=1e-5, atol=1e-3)
+    assert np.array_equal(c, x.max(1), equal_nan=True)
+    assert np.array_equal(d, x.max(0), equal_nan=True)
