@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,14 @@ def aligned_bytes(count: int) -> Array:
     return raw[start : start + count]
 
 
+def state_sizes(slots: Mapping[str, StateSlot]) -> dict[DType, int]:
+    """Bytes of the flat buffer of each dtype."""
+    sizes: dict[DType, int] = {}
+    for slot in slots.values():
+        sizes[slot.dtype] = max(sizes.get(slot.dtype, 0), slot.end)
+    return sizes
+
+
 class State:
     """Named arrays as slices of flat buffers.
 
@@ -27,11 +36,8 @@ class State:
     def __init__(self, types: Mapping[str, TensorType]) -> None:
         self.types = dict(types)
         self.slots: dict[str, StateSlot] = state_layout(self.types)
-        sizes: dict[DType, int] = {}
-        for slot in self.slots.values():
-            sizes[slot.dtype] = max(sizes.get(slot.dtype, 0), slot.end)
         self.buffers: tuple[dict[DType, Array], dict[DType, Array]] = tuple(
-            {d: aligned_bytes(n) for d, n in sizes.items()} for _ in range(2)
+            {d: aligned_bytes(n) for d, n in state_sizes(self.slots).items()} for _ in range(2)
         )  # type: ignore[assignment]
         self._views = tuple({name: self._view(name, which) for name in self.types} for which in (0, 1))
         self.current = 0
@@ -60,3 +66,13 @@ class State:
         for name in unchanged:
             np.copyto(self.next(name), self[name])
         self.current = 1 - self.current
+
+
+def state_on(device: str, types: Mapping[str, TensorType]) -> Any:
+    """State in the memory of a device: a ``State`` on the CPU, else a ``DeviceState``, which is used alike."""
+    if device == "cpu":
+        return State(types)
+    from .cuda import devices
+    from .cuda.device import DeviceState
+
+    return DeviceState(types, devices.find(device))

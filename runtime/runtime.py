@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backends import Backend, Executable, State, get
+from ..backends import Backend, Executable, get
 from ..backends.base import Bound, compile_module
 from ..backends.eager import Tape
+from ..backends.state import state_on
 from ..frontend.convert import to_array
 from ..frontend.nn import Module, Objective, objective
 from ..frontend.optim import OPTIMIZERS, SGD, Optimizer
@@ -142,7 +143,7 @@ class Runtime:
         self._compiled: dict[tuple[Any, ...], Artifact] = {}
         self._key = philox.key_of_seed(self.seed)
         self._choose(backend, numerics, guard)
-        self._state = State(state_types(self.setting))
+        self._state = state_on(device, state_types(self.setting))
         self._state.load(self._initial())
 
     # Construction and settings

@@ -15,6 +15,9 @@ from ...ir.types import f32, f64
 from ...passes import NUMPY, PASSES, PIPELINES, UNFUSED, VERSION, PassManager, Provenance
 from .. import kernels
 from ..base import Executable, compile_module
+from ..cuda import devices
+from ..cuda.executable import CudaExecutable
+from ..cuda.program import CudaProgram
 from ..eager import cpu_only
 from ..eager.interpret import run_instruction
 from .numpy_target import NumpyProgram
@@ -41,13 +44,13 @@ class CompiledBackend:
     name = "compiled"
 
     def unavailable(self, device: str) -> str | None:
-        return cpu_only(device)
+        return None if devices.is_known(device) else cpu_only(device)
 
     def supports(self, op: Instruction, device: str) -> bool:
         def known(type_: TensorType) -> bool:
             return not type_.dtype.floating or type_.dtype in (f32, f64)
 
-        return device == "cpu" and all(known(v.type) for v in (*op.operands, *op.results))
+        return all(known(v.type) for v in (*op.operands, *op.results))
 
     def compile(self, func: Function, *, device: str, options: Mapping[str, Any]) -> Executable:
         """``options``: ``module`` around the function, ``verify_each``, a ``Provenance`` to fill as
@@ -69,14 +72,22 @@ class CompiledBackend:
             passes = native if target() == "native" else NUMPY
             return lower(module, passes, verify_each=verify_each, provenance=provenance)
 
-        if target() == "numpy":
+        fast = options.get("numerics", "exact") == "fast"
+        program: Executable
+        if device != "cpu":
+            planned = lower(
+                module, UNFUSED if options.get("unfused") else "planned", verify_each=verify_each, provenance=provenance
+            )
+            program = CudaExecutable(
+                CudaProgram(planned[func.name], planned, fast), func, devices.find(device), in_place
+            )
+        elif target() == "numpy":
             planned = lowered()
             program = NumpyProgram(planned[func.name], planned)
         else:
             from .llvm_program import compile_native
 
             key = self.cache_key() if provenance is None else None
-            fast = options.get("numerics", "exact") == "fast"
             program = compile_native(module, func, lowered, key, in_place, fast, begin)
         program.compile_seconds = time.perf_counter() - begin
         return program
@@ -109,7 +120,5 @@ def program_text(module: Module, name: str, device: str) -> str:
         raise BackendError(
             f"no CUDA program: {', '.join(refused)} of dtypes other than float64, float32, integers and bool"
         )
-    from ..cuda.program import CudaProgram
-
     planned = lower(module)
     return CudaProgram(planned[name], planned).listing

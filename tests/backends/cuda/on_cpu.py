@@ -11,16 +11,18 @@ import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tapeir.backends import kernels
 from tapeir.backends.compiled import lower
-from tapeir.backends.compiled.memory import Ref, window
-from tapeir.backends.cuda.program import CudaProgram, KernelCall, ProductCall
-from tapeir.backends.state import State
+from tapeir.backends.cuda.device import Device
+from tapeir.backends.cuda.executable import CudaExecutable
+from tapeir.backends.cuda.nest import Launch
+from tapeir.backends.cuda.program import CudaProgram
 from tapeir.ir import Module
-from tapeir.ir.types import Array
+from tapeir.ir.types import Array, DType
 from tapeir.passes import UNFUSED
 
 SHIM = Path(__file__).with_name("shim.h")
@@ -71,67 +73,72 @@ def _wrapped(source: str) -> str:
         passed: list[str] = []
         for n, parameter in enumerate(head[2].split(", ")):
             kind = parameter[: parameter.index("*") + 1] if "*" in parameter else None
-            passed.append(f"({kind})args[{n}]" if kind else f"*(unsigned long long *)args[{n}]")
+            passed.append(f"({kind})args[{n}]" if kind else f"args[{n}]")
         together = "true" if re.search(r"__shfl|__sync", text) else "false"
         parts.append(
-            f'extern "C" void run_{head[1]}(void **args, unsigned blocks, unsigned x, unsigned y) {{\n'
+            f'extern "C" void run_{head[1]}(unsigned long long *args, unsigned blocks, unsigned x, unsigned y) {{\n'
             f"  launch([&] {{ {head[1]}({', '.join(passed)}); }}, blocks, x, y, {together});\n}}"
         )
     return "\n".join(parts)
 
 
-class OnCpu:
-    """A program with memory of its own."""
+class CpuDevice(Device):
+    """The host as a device: memory is NumPy's, kernels are compiled behind the shim, products are the kernel table's."""
 
-    def __init__(self, program: CudaProgram) -> None:
-        self.program = program
+    def __init__(self) -> None:
+        self.launched = 0
+
+    def allocate(self, nbytes: int) -> Array:
+        return np.zeros(nbytes + 8, np.uint8)
+
+    def address(self, memory: Any) -> int:
+        return int(memory.ctypes.data)
+
+    def write(self, memory: Any, offset: int, array: Array) -> None:
+        memory[offset : offset + array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)
+
+    def read(self, memory: Any, offset: int, out: Array) -> None:
+        out.reshape(-1).view(np.uint8)[:] = memory[offset : offset + out.nbytes]
+
+    def copy(self, to: Any, to_offset: int, source: Any, offset: int, nbytes: int) -> None:
+        to[to_offset : to_offset + nbytes] = source[offset : offset + nbytes]
+
+    def compile(self, source: str, names: Sequence[str], fast: bool) -> dict[str, Any]:
         found = compiler()
         assert found is not None
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "program.so"
             done = subprocess.run(
                 [found, *FLAGS, "-include", str(_prepared()), "-shared", "-x", "c++", "-", "-o", str(library)],
-                input=_wrapped(program.source), capture_output=True, text=True, check=False,
+                input=_wrapped(source), capture_output=True, text=True, check=False,
             )  # fmt: skip
-            assert done.returncode == 0, f"{done.stderr}\n{program.source}"
-            self._library = ctypes.CDLL(str(library))
-        memory = program.memory
-        self._state = State({v.name or "": v.type for v, _ in program.function.state()})
-        arena = np.full(memory.arena_bytes + 64, 0xA5, np.uint8)
-        self._buffers = {"arena": arena, **memory.own_arrays(), "constants": program.blob()}
-        for side, arrays in zip(("state", "next"), self._state.buffers, strict=True):
-            self._buffers.update({f"{side} {d.name}": b for d, b in arrays.items()})
-        self._status = np.zeros(8, np.int64)
+            assert done.returncode == 0, f"{done.stderr}\n{source}"
+            loaded = ctypes.CDLL(str(library))
+        return {name: getattr(loaded, f"run_{name}") for name in names}
 
-    def run(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        """All results for all arguments; raises what a failed check raises."""
-        f, made = self.program.function, self.program
-        self._status[:] = 0
-        for v, array in zip(f.arguments, arrays, strict=True):
-            np.copyto(self._window(made.ref(v)), array)
-        for _, call in made.calls:
-            self._run(call)
-            if self._status[0]:
-                raise made.fails[self._status[0] - 1](self._status[1:])
-        found: list[Array] = []
-        for v, mark in zip(f.results, f.marks, strict=True):
-            ref = made.memory.state(mark.of, v, "next") if mark is not None and mark.kind == "update" else made.ref(v)
-            found.append(np.array(self._window(ref)))
-        return tuple(found)
+    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[int]) -> None:
+        self.launched += 1
+        words = (ctypes.c_uint64 * len(arguments))(*arguments)
+        kernel(words, launch.blocks, *launch.threads)
 
-    def _window(self, ref: Ref) -> Array:
-        return self.program.constants_array(ref) if ref.buffer == "constants" else window(self._buffers, ref)
+    def product(
+        self, dtype: DType, a: int, b: int, out: int, sizes: tuple[int, int, int, int, bool, bool], fast: bool
+    ) -> None:
+        self.launched += 1
+        batches, m, k, n, ta, tb = sizes
 
-    def _run(self, call: KernelCall | ProductCall) -> None:
-        if isinstance(call, ProductCall):
-            *_, ta, tb = call.sizes
-            a, b, out = (self._window(r) for r in (call.a, call.b, call.out))
-            kernels.table().contract(call.a.dtype)(np.ascontiguousarray(a), np.ascontiguousarray(b), out, ta, tb)
-            return
-        places = [self._status.ctypes.data, *(self._buffers[r.buffer].ctypes.data + r.offset for r in call.refs)]
-        data = ctypes.c_uint64(call.data or 0)
-        if call.data is not None:
-            places.insert(-1, ctypes.addressof(data))
-        x, y = call.launch.threads
-        run = getattr(self._library, f"run_{call.name}")
-        run((ctypes.c_void_p * len(places))(*places), call.launch.blocks, x, y)
+        def array(address: int, *shape: int) -> Array:
+            count = int(np.prod(shape)) * dtype.numpy.itemsize
+            raw = (ctypes.c_uint8 * count).from_address(address)
+            return np.ctypeslib.as_array(raw).view(dtype.numpy).reshape(shape)
+
+        x, y = array(a, batches, *((k, m) if ta else (m, k))), array(b, batches, *((n, k) if tb else (k, n)))
+        with np.errstate(all="ignore"):
+            kernels.table().contract(dtype)(
+                np.ascontiguousarray(x), np.ascontiguousarray(y), array(out, batches, m, n), ta, tb
+            )
+
+
+def executable(module: Module, name: str = "main", *, fused: bool = True, in_place: bool = False) -> CudaExecutable:
+    """The CUDA program of a traced function on the host."""
+    return CudaExecutable(program_of(module, name, fused=fused), module[name], CpuDevice(), in_place)

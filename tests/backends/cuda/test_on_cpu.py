@@ -12,19 +12,20 @@ from hypothesis import HealthCheck, assume, given, settings
 from strategies import Program, inputs_of, programs, same_bits, update_programs
 
 from tapeir.backends.base import compile_module
+from tapeir.backends.cuda.executable import CudaExecutable
 from tapeir.backends.eager import EagerBackend
 from tapeir.ir import IRError, Module, parse
 from tapeir.ir.types import Array
 
-from .on_cpu import OnCpu, compiler, program_of
+from .on_cpu import compiler, executable
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++20 compiler")
-EXAMPLES = int(os.environ.get("TAPEIR_FUZZ", "60")) // 6
+EXAMPLES = int(os.environ.get("TAPEIR_FUZZ", "60")) // 10
 REGRESSIONS = sorted((Path(__file__).parents[1] / "regressions").glob("*.ir"))
 Outcome = tuple[Array, ...] | IRError
 
 
-def outcome(program: OnCpu, arrays: Sequence[Array]) -> Outcome:
+def outcome(program: CudaExecutable, arrays: Sequence[Array]) -> Outcome:
     try:
         return program.run(arrays)
     except IRError as error:
@@ -38,10 +39,10 @@ def agree(a: Outcome, b: Outcome) -> bool:
 
 
 def check(module: Module, arrays: Sequence[Array]) -> None:
-    alone, fused = program_of(module, fused=False), program_of(module)
-    expected = outcome(OnCpu(alone), arrays)
-    found = outcome(OnCpu(fused), arrays)
-    assert agree(expected, found), f"{expected!r} is not {found!r}\n{fused.listing}"
+    fused = executable(module)
+    expected, found = outcome(executable(module, fused=False), arrays), outcome(fused, arrays)
+    assert agree(expected, found), f"{expected!r} is not {found!r}\n{fused.program.listing}"
+    assert agree(expected, outcome(fused, arrays)), f"the second run differs\n{fused.program.listing}"
 
 
 fuzzed = settings(
@@ -76,16 +77,16 @@ ORDERED = {"sum", "matmul"}
 @fuzzed
 @given(programs())
 def test_programs_without_sums_have_the_bits_of_the_tape(program: Program) -> None:
-    fused = program_of(program.module)
-    ops = {i.op.name for f in fused.module for i in f.instructions}
+    fused = executable(program.module)
+    ops = {i.op.name for f in fused.program.module for i in f.instructions}
     assume(not ops & ORDERED)
     run = compile_module(EagerBackend(), program.module, "main", "cpu").run
     try:
         expected: Outcome = run([a.copy() for a in program.arrays])
     except IRError as error:
         expected = error
-    found = outcome(OnCpu(fused), program.arrays)
-    assert agree(expected, found), f"{expected!r} is not {found!r}\n{fused.listing}"
+    found = outcome(fused, program.arrays)
+    assert agree(expected, found), f"{expected!r} is not {found!r}\n{fused.program.listing}"
 
 
 SUMS = """module @sums {
@@ -106,7 +107,7 @@ def test_reductions_of_all_sizes(rows: int, columns: int) -> None:
     x = np.random.default_rng(0).standard_normal((rows, columns)).astype(np.float32)
     x[0, columns // 2] = np.nan if columns == 33 else x[0, 0]
     module = parse(SUMS.replace("ROWS", str(rows)).replace("COLUMNS", str(columns)))
-    a, b, c, d, e = OnCpu(program_of(module)).run([x])
+    a, b, c, d, e = executable(module).run([x])
     wide = x.astype(np.float64)
     np.testing.assert_allclose(a, wide.sum(1), rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(b, wide.sum(0), rtol=1e-5, atol=1e-4)
