@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tapeir.backends import kernels
 from tapeir.backends.compiled import lower
@@ -25,6 +26,10 @@ from tapeir.ir import Module
 from tapeir.ir.types import Array, DType
 from tapeir.passes import UNFUSED
 
+once = pytest.mark.skipif(
+    kernels.table().name != "native",
+    reason="CUDA text does not depend on the kernel table: it is tested beside the native one",
+)
 SHIM = Path(__file__).with_name("shim.h")
 _HEAD = re.compile(r'extern "C" __global__ void __launch_bounds__\(\d+\) (\w+)\((.*)\) \{')
 

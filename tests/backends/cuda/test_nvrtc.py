@@ -13,9 +13,9 @@ from tapeir.ir import parse
 from tapeir.runtime.commands.modules import Given, target
 
 from .nvrtc import compile_for, library
-from .on_cpu import program_of
+from .on_cpu import once, program_of
 
-pytestmark = pytest.mark.skipif(library() is None, reason="needs the nvidia-cuda-nvrtc wheel")
+pytestmark = [once, pytest.mark.skipif(library() is None, reason="needs the nvidia-cuda-nvrtc wheel")]
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 REGRESSIONS = sorted((Path(__file__).parents[1] / "regressions").glob("*.ir"))

@@ -17,9 +17,9 @@ from tapeir.backends.eager import EagerBackend
 from tapeir.ir import IRError, Module, parse
 from tapeir.ir.types import Array
 
-from .on_cpu import compiler, executable
+from .on_cpu import compiler, executable, once
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++20 compiler")
+pytestmark = [once, pytest.mark.skipif(compiler() is None, reason="needs a C++20 compiler")]
 EXAMPLES = int(os.environ.get("TAPEIR_FUZZ", "60")) // 10
 REGRESSIONS = sorted((Path(__file__).parents[1] / "regressions").glob("*.ir"))
 Outcome = tuple[Array, ...] | IRError

@@ -14,9 +14,9 @@ from tapeir import nn
 from tapeir.backends.cuda import devices
 from tapeir.ir.errors import NonFiniteError, OutOfRangeError
 
-from .on_cpu import CpuDevice, compiler
+from .on_cpu import CpuDevice, compiler, once
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++20 compiler")
+pytestmark = [once, pytest.mark.skipif(compiler() is None, reason="needs a C++20 compiler")]
 
 
 @pytest.fixture
