@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from ..ir import OPS, Builder, Function, GraphBuilder, Instruction, Value
 from ..ir.literal import Literal
+from ..ir.op import Source, View
 from .manager import Context
 
 MAX_DEPTH = 8
@@ -99,6 +100,15 @@ def splat_of(value: Value) -> Literal | None:
         return None
     literal: Literal = value.owner.attrs["value"]
     return literal if literal.is_splat else None
+
+
+def repeated_number(value: Value) -> float | bool | None:
+    """The number that a splat constant repeats, seen through views, else None."""
+    i = value.owner
+    while i is not None and isinstance(i.op, View):
+        i = i.operands[0].owner
+    literal = splat_of(i.result) if i is not None and isinstance(i.op, Source) else None
+    return literal.data.reshape(-1)[0].item() if literal is not None and literal.type.size else None
 
 
 Visit = Callable[[Builder, Instruction], Sequence[Value] | None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="rewrite the expectations of golden cases; refused where execution differs",
     )
+
+
+@pytest.fixture(params=["in use", "numpy"])
+def table(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both targets of the compiled backend."""
+    from tapeir.backends import kernels
+
+    if request.param == "in use":
+        yield kernels.table().name
+    else:
+        with kernels.using(kernels.Table()):
+            yield "numpy"

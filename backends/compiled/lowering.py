@@ -18,13 +18,13 @@ from ...ir.record import blame
 from ...ir.types import Array, DType, Shape, TensorType
 from ...passes.rewrite import splat_of
 from ..state import aligned_bytes
-from .memory import Memory, Number, Ref, window
+from .memory import Memory, Number, Ref, same_bytes, window
 
 Piece = TypeVar("Piece")
 
 
 class Lowering(ABC, Generic[Piece]):
-    """One program under way; ``steps`` are the pieces of each instruction in order, ``last`` those that move new state."""
+    """One program under way: ``lower`` hands the pieces of each instruction to ``step``, in order, and last those that move new state."""
 
     def __init__(self, function: Function, module: Module, fast: bool = False) -> None:
         self.function, self.module, self.fast = function, module, fast
@@ -270,14 +270,3 @@ def _error_of(i: Instruction) -> Callable[[Array], IRError]:
         return blame(cast(Any, rule.error)(rule.message(bad, types, i.attrs)), i.op.name, types, i.location)
 
     return error
-
-
-def same_bytes(a: Ref, b: Ref) -> bool:
-    """Whether two refs are the same elements of the same memory."""
-
-    def start(ref: Ref) -> int:
-        return ref.offset + ref.layout.offset * ref.dtype.numpy.itemsize
-
-    return (a.buffer, start(a)) == (b.buffer, start(b)) and (
-        a.layout.strides == b.layout.strides or (a.layout.is_contiguous and b.layout.is_contiguous)
-    )

@@ -35,6 +35,17 @@ class Ref(NamedTuple):
         return self._replace(layout=Layout(shape, Layout.contiguous(shape).strides, self.layout.offset))
 
 
+def same_bytes(a: Ref, b: Ref) -> bool:
+    """Whether two refs are the same elements of the same memory."""
+
+    def start(ref: Ref) -> int:
+        return ref.offset + ref.layout.offset * ref.dtype.numpy.itemsize
+
+    return (a.buffer, start(a)) == (b.buffer, start(b)) and (
+        a.layout.strides == b.layout.strides or (a.layout.is_contiguous and b.layout.is_contiguous)
+    )
+
+
 @dataclass(frozen=True)
 class Number:
     """A scalar constant of the program."""

@@ -38,7 +38,7 @@ from ...passes.plan import Arena
 from .. import kernels
 from ..base import Bound, Executable, PlannedMemory, Steps
 from ..state import State, aligned_bytes
-from .memory import Memory, Number, Ref
+from .memory import Memory, Number, Ref, same_bytes
 from .numpy_writer import Recorded, Writer
 
 
@@ -236,7 +236,7 @@ class NumpyProgram(Executable):
             start = sum(a * s for a, s in zip(block.start, strides, strict=True))
             layout = Layout(o.type.shape, tuple(s * k for s, k in zip(strides, block.step, strict=True)), start)
             part, source = out._replace(layout=layout), self._places.refs[o]
-            if o.type.size == 0 or (isinstance(source, Ref) and self._out.same_bytes(part, source)):
+            if o.type.size == 0 or (isinstance(source, Ref) and same_bytes(part, source)):
                 continue
             copies.append((part, source))
         if copies and sum(o.type.size for o in i.operands) != i.result.type.size:

@@ -13,7 +13,7 @@ from ...ir.scalar import Scalar, ScalarBuilder
 from ...ir.types import Array, DType, Shape, TensorType
 from ...passes.plan import Arena
 from .. import kernels
-from .memory import Number, Ref
+from .memory import Number, Ref, same_bytes
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Writer:
         self.body.append(text)
 
     def copy(self, to: Ref, source: Ref | Number) -> None:
-        same = isinstance(source, Ref) and self.same_bytes(to, source) and to.layout.shape == source.layout.shape
+        same = isinstance(source, Ref) and same_bytes(to, source) and to.layout.shape == source.layout.shape
         if not same:
             self.line(f"copyto({self.var(to)}, {self.var(source)})")
 
@@ -154,7 +154,7 @@ class Writer:
         to = self.var(out)
         if p.name == "select":
             condition, a, b = arguments
-            written = [isinstance(x.code, Ref) and self.same_bytes(out, x.code) for x in p.arguments]
+            written = [isinstance(x.code, Ref) and same_bytes(out, x.code) for x in p.arguments]
             if written[0] or written[1]:
                 # The result overwrites the condition or the first choice: select by a copy of the condition.
                 copy = self.var(self.scratch(pool, p.arguments[0].dtype, shape))
@@ -174,12 +174,3 @@ class Writer:
         self.line(f"{kernel.name}({', '.join([*arguments, to, *map(self.var, scratch)])})")
         for ref in scratch:
             pool.give(ref.offset, TensorType(ref.dtype, shape).nbytes)
-
-    @staticmethod
-    def same_bytes(a: Ref, b: Ref) -> bool:
-        def start(ref: Ref) -> int:
-            return ref.offset + ref.layout.offset * ref.dtype.numpy.itemsize
-
-        return (a.buffer, start(a)) == (b.buffer, start(b)) and (
-            a.layout.strides == b.layout.strides or (a.layout.is_contiguous and b.layout.is_contiguous)
-        )

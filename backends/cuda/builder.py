@@ -185,22 +185,27 @@ class CBuilder(ScalarBuilder):
 
 
 HELPERS = """\
-// The word at a position of a draw: Philox4x32-10.
-__device__ __forceinline__ unsigned philox_word(unsigned long long position, unsigned k0, unsigned k1) {
-  const unsigned long long block = position >> 2;
-  unsigned c0 = (unsigned)block, c1 = (unsigned)(block >> 32), c2 = 0u, c3 = 0u;
+// Philox4x32-10: the words of a counter.
+__device__ __forceinline__ void philox(unsigned c[4], unsigned k0, unsigned k1) {
 #pragma unroll
   for (int n = 0; n < 10; ++n) {
-    const unsigned long long p0 = 0xD2511F53ull * c0, p1 = 0xCD9E8D57ull * c2;
-    c0 = (unsigned)(p1 >> 32) ^ c1 ^ k0;
-    c1 = (unsigned)p1;
-    c2 = (unsigned)(p0 >> 32) ^ c3 ^ k1;
-    c3 = (unsigned)p0;
+    const unsigned long long p0 = 0xD2511F53ull * c[0], p1 = 0xCD9E8D57ull * c[2];
+    c[0] = (unsigned)(p1 >> 32) ^ c[1] ^ k0;
+    c[1] = (unsigned)p1;
+    c[2] = (unsigned)(p0 >> 32) ^ c[3] ^ k1;
+    c[3] = (unsigned)p0;
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
+}
+
+// The word at a position of a draw.
+__device__ __forceinline__ unsigned philox_word(unsigned long long position, unsigned k0, unsigned k1) {
+  const unsigned long long block = position >> 2;
+  unsigned c[4] = {(unsigned)block, (unsigned)(block >> 32), 0u, 0u};
+  philox(c, k0, k1);
   const unsigned word = (unsigned)position & 3u;
-  return word == 0u ? c0 : word == 1u ? c1 : word == 2u ? c2 : c3;
+  return word == 0u ? c[0] : word == 1u ? c[1] : word == 2u ? c[2] : c[3];
 }
 """
 """What kernels call besides CUDA's own functions."""

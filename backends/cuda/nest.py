@@ -18,7 +18,7 @@ from ...ir.op import Elementwise, Gather, Join, Random32, Reduce, Source, View
 from ...ir.scalar import Scalar
 from ...ir.types import DType, bool_, f64, i64, u32, u64
 from ...passes.loops import OUTER, REDUCED, Access, Bound, Nest, rules
-from ...passes.rewrite import splat_of
+from ...passes.rewrite import repeated_number
 from .builder import CBuilder, memory_type, number, register_type
 
 HEAD = "const long long *status"
@@ -122,7 +122,7 @@ class KernelWriter:
 
     def operand(self, v: Value, access: Access) -> Scalar:
         """A value at this place; numbers are written in."""
-        constant = _splat(v)
+        constant = repeated_number(v)
         return self.c.constant(constant, v.type.dtype) if constant is not None else self.evaluate(v, access)
 
     def evaluate(self, v: Value, access: Access) -> Scalar:
@@ -369,7 +369,7 @@ class KernelWriter:
             seen: set[tuple[Value, Access]] = set()
             while pending:
                 v, access = pending.pop()
-                if (v, access) in seen or v in self.places or _splat(v) is not None or v.owner is None:
+                if (v, access) in seen or v in self.places or repeated_number(v) is not None or v.owner is None:
                     continue
                 seen.add((v, access))
                 if access == full:
@@ -381,7 +381,7 @@ class KernelWriter:
         saved: dict[Value, int] = {}
         for v, phase in again.items():
             words = each * (2 if v.type.dtype in (f64, i64, u64) else 1)
-            if words <= room and _depends_on_rows(v):
+            if words <= room:
                 saved[v] = phase
                 room -= words
         return saved
@@ -452,16 +452,3 @@ class KernelWriter:
 
 def _pointer(dtype: DType) -> str:
     return f"{memory_type(dtype)} *"
-
-
-def _splat(v: Value) -> float | bool | None:
-    """The number that a constant repeats."""
-    i = v.owner
-    while i is not None and isinstance(i.op, View):
-        i = i.operands[0].owner
-    literal = splat_of(i.result) if i is not None and isinstance(i.op, Source) else None
-    return literal.data.reshape(-1)[0].item() if literal is not None and literal.type.size else None
-
-
-def _depends_on_rows(v: Value) -> bool:
-    return v.owner is not None and not isinstance(v.owner.op, Source)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from ...ir import Function, Instruction, Module
-from ...ir.op import Control, Layout, Scatter
+from ...ir.op import Layout, Scatter
 from ...passes.fuse import form_of
 from ...passes.loops import Nest, grouped
 from ..compiled.lowering import Lowering
@@ -173,9 +173,3 @@ class CudaProgram(Lowering[Call]):
     def launches(self) -> int:
         """How many kernels and products a run launches."""
         return len(self.calls)
-
-    def contents(self, i: Instruction) -> list[str]:
-        """The ops in an instruction."""
-        if isinstance(i.op, Control):
-            return [inner.op.name for inner in self.module[str(i.attrs[i.op.bodies[0]])].instructions]
-        return [i.op.name]

@@ -114,19 +114,10 @@ def fold_in(name: str, number_type: DType | None) -> tuple[str, Launch]:
         f"""extern "C" __global__ void __launch_bounds__(1) {name}({HEAD}, const unsigned *key, {given}, unsigned *out) {{
 {GUARD}
   const unsigned long long word = {word};
-  unsigned k0 = key[0], k1 = key[1];
-  unsigned c0 = (unsigned)word, c1 = (unsigned)(word >> 32), c2 = 0u, c3 = 1u;
-  for (int n = 0; n < 10; ++n) {{
-    const unsigned long long p0 = 0xD2511F53ull * c0, p1 = 0xCD9E8D57ull * c2;
-    c0 = (unsigned)(p1 >> 32) ^ c1 ^ k0;
-    c1 = (unsigned)p1;
-    c2 = (unsigned)(p0 >> 32) ^ c3 ^ k1;
-    c3 = (unsigned)p0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }}
-  out[0] = c0;
-  out[1] = c1;
+  unsigned c[4] = {{(unsigned)word, (unsigned)(word >> 32), 0u, 1u}};
+  philox(c, key[0], key[1]);
+  out[0] = c[0];
+  out[1] = c[1];
 }}""",
         Launch(1, (1, 1)),
     )

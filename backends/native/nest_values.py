@@ -9,7 +9,7 @@ from ...ir.op import Elementwise, Gather, Join, Random32, Reduce, Source, View
 from ...ir.scalar import Scalar
 from ...ir.types import bool_, i64, u32, u64
 from ...passes.loops import REDUCED, Access, Bound, Nest, rules
-from ...passes.rewrite import splat_of
+from ...passes.rewrite import repeated_number
 from . import philox
 from .nest_memory import LANES, Mask, MemoryWriter, Section, Spot, item_size, memory_type
 
@@ -30,7 +30,7 @@ class ValueWriter(MemoryWriter):
 
     def operand(self, v: Value, access: Access, spot: Spot, width: int, only: Mask | None = None) -> Scalar:
         """A value at a width: constants are written in, narrower values spread over the lanes."""
-        constant = _splat(v)
+        constant = repeated_number(v)
         if constant is not None:
             return self.entry.builder(width).constant(constant, v.type.dtype)
         found = self.evaluate(v, access, spot, only)
@@ -376,12 +376,3 @@ class ValueWriter(MemoryWriter):
             f"  {name} = load <{LANES} x {memory_type(dtype)}>, ptr {slot}, align {item_size(dtype)}"
         )
         return self._from_memory(name, dtype, LANES, self.here)
-
-
-def _splat(v: Value) -> float | bool | None:
-    """The number that a constant repeats."""
-    i = v.owner
-    while i is not None and isinstance(i.op, View):
-        i = i.operands[0].owner
-    literal = splat_of(i.result) if i is not None and isinstance(i.op, Source) else None
-    return literal.data.reshape(-1)[0].item() if literal is not None and literal.type.size else None

@@ -4,42 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from strategies import Program, inputs_of, programs, same_bits, update_programs
+from outcomes import Outcome, agree, outcome
+from strategies import Program, inputs_of, programs, update_programs
 
 from tapeir.backends.base import compile_module
 from tapeir.backends.compiled import CompiledBackend, llvm_target
 from tapeir.backends.eager import EagerBackend
 from tapeir.backends.eager.interpret import run_instruction
-from tapeir.ir import IRError, Module, parse
+from tapeir.ir import Module, parse
 from tapeir.ir.types import Array
 from tapeir.passes import PASSES, PIPELINES, PassManager, Provenance
 
 EXAMPLES = int(os.environ.get("TAPEIR_FUZZ", "60"))
 REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*.ir"))
-Outcome = tuple[Array, ...] | IRError
-
-
-def outcome(run: Callable[[Sequence[Array]], tuple[Array, ...]], arrays: Sequence[Array]) -> Outcome:
-    try:
-        return run([a.copy() for a in arrays])
-    except IRError as error:
-        return error
 
 
 def interpreted(module: Module, arrays: Sequence[Array]) -> Outcome:
     return outcome(compile_module(EagerBackend(), module, "main", "cpu").run, arrays)
-
-
-def agree(a: Outcome, b: Outcome) -> bool:
-    if isinstance(a, IRError) or isinstance(b, IRError):
-        return type(a) is type(b) and str(a) == str(b)
-    return len(a) == len(b) and all(same_bits(np.asarray(x), np.asarray(y)) for x, y in zip(a, b, strict=True))
 
 
 def check_text(module: Module, stage: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from commandline import MODEL, fill
 from typer.testing import CliRunner
 
-from tapeir.backends import Executable, base, kernels
+from tapeir.backends import Executable, base
 from tapeir.backends.eager import EagerBackend
 from tapeir.backends.eager.interpret import Interpreter
 from tapeir.cli import app
@@ -39,16 +39,6 @@ module @m {
 }
 """
 LINE = next(n for n, line in enumerate(MODEL.split("\n"), 1) if "nn.ReLU()" in line)
-
-
-@pytest.fixture(params=["in use", "numpy"])
-def table(request: pytest.FixtureRequest) -> Any:
-    """Both targets of the compiled backend."""
-    if request.param == "in use":
-        yield kernels.table().name
-    else:
-        with kernels.using(kernels.Table()):
-            yield "numpy"
 
 
 @pytest.fixture

@@ -14,17 +14,8 @@ from tapeir import ops
 from tapeir.backends import kernels
 from tapeir.ir.types import Array
 
+pytestmark = pytest.mark.usefixtures("table")
 SIZE = (96, 128)  # 48 KB in float32
-
-
-@pytest.fixture(params=["in use", "numpy"], autouse=True)
-def table(request: pytest.FixtureRequest) -> Any:
-    """Both targets of the compiled backend."""
-    if request.param == "in use":
-        yield kernels.table().name
-    else:
-        with kernels.using(kernels.Table()):
-            yield "numpy"
 
 
 def normal(seed: int, *shape: int) -> Array:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
-from strategies import Program, inputs_of, programs, same_bits, update_programs
+from outcomes import agree, outcome
+from strategies import Program, inputs_of, programs, update_programs
 
 from tapeir.backends.base import compile_module
-from tapeir.backends.cuda.executable import CudaExecutable
 from tapeir.backends.eager import EagerBackend
-from tapeir.ir import IRError, Module, parse
+from tapeir.ir import Module, parse
 from tapeir.ir.types import Array
 
 from .on_cpu import compiler, executable, once
@@ -22,27 +22,13 @@ from .on_cpu import compiler, executable, once
 pytestmark = [once, pytest.mark.skipif(compiler() is None, reason="needs a C++20 compiler")]
 EXAMPLES = int(os.environ.get("TAPEIR_FUZZ", "60")) // 10
 REGRESSIONS = sorted((Path(__file__).parents[1] / "regressions").glob("*.ir"))
-Outcome = tuple[Array, ...] | IRError
-
-
-def outcome(program: CudaExecutable, arrays: Sequence[Array]) -> Outcome:
-    try:
-        return program.run(arrays)
-    except IRError as error:
-        return error
-
-
-def agree(a: Outcome, b: Outcome) -> bool:
-    if isinstance(a, IRError) or isinstance(b, IRError):
-        return type(a) is type(b) and str(a) == str(b)
-    return len(a) == len(b) and all(same_bits(x, y) for x, y in zip(a, b, strict=True))
 
 
 def check(module: Module, arrays: Sequence[Array]) -> None:
     fused = executable(module)
-    expected, found = outcome(executable(module, fused=False), arrays), outcome(fused, arrays)
+    expected, found = outcome(executable(module, fused=False).run, arrays), outcome(fused.run, arrays)
     assert agree(expected, found), f"{expected!r} is not {found!r}\n{fused.program.listing}"
-    assert agree(expected, outcome(fused, arrays)), f"the second run differs\n{fused.program.listing}"
+    assert agree(expected, outcome(fused.run, arrays)), f"the second run differs\n{fused.program.listing}"
 
 
 fuzzed = settings(
@@ -80,12 +66,8 @@ def test_programs_without_sums_have_the_bits_of_the_tape(program: Program) -> No
     fused = executable(program.module)
     ops = {i.op.name for f in fused.program.module for i in f.instructions}
     assume(not ops & ORDERED)
-    run = compile_module(EagerBackend(), program.module, "main", "cpu").run
-    try:
-        expected: Outcome = run([a.copy() for a in program.arrays])
-    except IRError as error:
-        expected = error
-    found = outcome(fused, program.arrays)
+    expected = outcome(compile_module(EagerBackend(), program.module, "main", "cpu").run, program.arrays)
+    found = outcome(fused.run, program.arrays)
     assert agree(expected, found), f"{expected!r} is not {found!r}\n{fused.program.listing}"
 
 
