@@ -87,18 +87,18 @@ class Executable:
         expected = self.function.arguments
         if len(arrays) != len(expected):
             raise TypeError(f"@{self.function.name} takes {len(expected)} arrays, not {len(arrays)}")
-        given: list[Array] = []
-        for value, array in zip(expected, arrays, strict=True):
-            a = np.asarray(array)
-            if a.shape != value.type.array_shape:
-                raise TypeError(
-                    f"@{self.function.name}: %{value.name} is {value.type}, not an array of shape {a.shape}"
-                )
-            if a.dtype.kind == "f" and not value.type.dtype.floating:
-                raise TypeError(f"@{self.function.name}: %{value.name} is {value.type}, not an array of {a.dtype}")
-            given.append(np.ascontiguousarray(a, value.type.dtype.numpy).reshape(a.shape))
+        given = [self.accept(value, array) for value, array in zip(expected, arrays, strict=True)]
         results = self.run(given) if out is None else self.run_into(given, out)
         return results[0] if len(results) == 1 else results
+
+    def accept(self, value: Value, array: Any) -> Any:
+        """An array as the argument ``value``: row-major and of its dtype.  Raises ``TypeError`` for another shape."""
+        a = np.asarray(array)
+        if a.shape != value.type.array_shape:
+            raise TypeError(f"@{self.function.name}: %{value.name} is {value.type}, not an array of shape {a.shape}")
+        if a.dtype.kind == "f" and not value.type.dtype.floating:
+            raise TypeError(f"@{self.function.name}: %{value.name} is {value.type}, not an array of {a.dtype}")
+        return np.ascontiguousarray(a, value.type.dtype.numpy).reshape(a.shape)
 
     def run_into(self, arrays: Sequence[Array], out: Sequence[Array]) -> tuple[Array, ...]:
         """All results for all arguments, written to ``out``, whose contents are undefined if this raises."""

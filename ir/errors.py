@@ -41,6 +41,8 @@ class IRError(Exception):
         self.locations = tuple(locations)
         self.op = ""
         """The op that failed, once ``record.blame`` has named it."""
+        self.behind = 0
+        """How many steps had been started after the one that failed, where that is known only later (on CUDA)."""
 
     def __str__(self) -> str:
         return place_text(self.locations) + self.message

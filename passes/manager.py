@@ -57,7 +57,8 @@ class Provenance:
 class Context:
     """What a pass may use: the kernel table's ``evaluate``, the fuel left, and where to report.
 
-    ``spend`` is called before each rewrite with its rule and place; False means that the fuel is used up.
+    ``spend`` is called before each rewrite with its rule and place; False means that the fuel is used up.  ``alignment`` is
+    that of the device's memory, in bytes.
     """
 
     evaluate: Evaluate | None = None
@@ -67,6 +68,7 @@ class Context:
     last: Application | None = None
     why: Callable[[Instruction, str], None] | None = None
     provenance: Provenance = field(default_factory=Provenance)
+    alignment: int = 64
 
     def spend(self, rule: str, at: Instruction) -> bool:
         """Whether one more rewrite may be applied; counts it."""
@@ -139,13 +141,18 @@ class PassManager:
     provenance: Provenance | None = None
     locations: bool = False
     base: str | None = None
+    alignment: int = 64
     records: list[Record] = field(default_factory=list[Record])
     context: Context = field(default_factory=Context)
 
     def run(self, module: Module, names: Sequence[str]) -> Module:
         """Run the named passes on a module, in place; raises ``IRError`` naming the pass that left invalid IR."""
         context = self.context = Context(
-            self.evaluate, self.fuel, why=self.why, provenance=self.provenance or Provenance()
+            self.evaluate,
+            self.fuel,
+            why=self.why,
+            provenance=self.provenance or Provenance(),
+            alignment=self.alignment,
         )
         for name in names:
             if name not in self.passes:

@@ -34,9 +34,9 @@ CALLER_BYTES = 1 << 15
 """From here on, asking an array for its address is quicker than a copy."""
 
 
-def padded(count: int, itemsize: int) -> int:
+def padded(count: int, itemsize: int, alignment: int = ALIGNMENT) -> int:
     """``count`` elements rounded up to whole alignment units."""
-    unit = max(ALIGNMENT // itemsize, 1)
+    unit = max(alignment // itemsize, 1)
     return -(-count // unit) * unit
 
 
@@ -49,14 +49,14 @@ class StateSlot:
     end: int
 
 
-def state_layout(types: Mapping[str, TensorType]) -> dict[str, StateSlot]:
+def state_layout(types: Mapping[str, TensorType], alignment: int = ALIGNMENT) -> dict[str, StateSlot]:
     """Where each state value lies: one flat buffer per dtype, slices in the given order, each aligned."""
     ends: dict[DType, int] = {}
     slots: dict[str, StateSlot] = {}
     for name, type_ in types.items():
         offset = ends.get(type_.dtype, 0)
         size = type_.dtype.bits // 8
-        ends[type_.dtype] = offset + padded(max(type_.size, 1), size) * size
+        ends[type_.dtype] = offset + padded(max(type_.size, 1), size, alignment) * size
         slots[name] = StateSlot(type_.dtype, offset, ends[type_.dtype])
     return slots
 
@@ -71,7 +71,8 @@ def needs_rows(i: Instruction) -> bool:
 class Arena:
     """Offsets by best fit among the gaps between what is live."""
 
-    def __init__(self) -> None:
+    def __init__(self, alignment: int = ALIGNMENT) -> None:
+        self.alignment = alignment
         self.end = 0
         self.live = self.peak = 0
         """Bytes in use now, and the most there ever were."""
@@ -91,7 +92,7 @@ class Arena:
 
     def take(self, size: int) -> int:
         """The offset of ``size`` bytes, now in use."""
-        size = _aligned(size)
+        size = _aligned(size, self.alignment)
         self.live += size
         self.peak = max(self.peak, self.live)
         place = bisect_left(self._sizes, (size, 0))
@@ -109,8 +110,9 @@ class Arena:
 
     def give(self, offset: int, size: int) -> None:
         """Return bytes that nobody uses any more."""
-        end = offset + _aligned(size)
-        self.live -= _aligned(size)
+        size = _aligned(size, self.alignment)
+        end = offset + size
+        self.live -= size
         if end in self._ends:
             end = self._remove(end)
         if offset in self._starts:
@@ -119,16 +121,18 @@ class Arena:
         self._add(offset, end)
 
 
-def _aligned(size: int) -> int:
-    return -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
+def _aligned(size: int, alignment: int) -> int:
+    return -(-max(size, 1) // alignment) * alignment
 
 
 class Planner:
     """Plans one function; ``layouts`` and ``roots`` say where in which other value's memory each value lies."""
 
-    def __init__(self, function: Function, module: Module, overwrites: dict[str, set[tuple[int, int]]]) -> None:
-        self.function, self.module, self.overwrites = function, module, overwrites
-        self.slots = state_layout({v.name or "": v.type for v, _ in function.state()})
+    def __init__(
+        self, function: Function, module: Module, overwrites: dict[str, set[tuple[int, int]]], alignment: int
+    ) -> None:
+        self.function, self.module, self.overwrites, self.alignment = function, module, overwrites, alignment
+        self.slots = state_layout({v.name or "": v.type for v, _ in function.state()}, alignment)
         self.ends = {s.dtype: s.end for s in self.slots.values()}  # of the flat buffers: slots come in order
         self.roots: dict[Value, Value] = {}
         self.layouts: dict[Value, Layout] = {}
@@ -407,7 +411,7 @@ class Planner:
     # The arena
 
     def _allocate(self) -> None:
-        arena = Arena()
+        arena = Arena(self.alignment)
         held: dict[Value, int] = {}
         ends: list[list[Value]] = [[] for _ in range(len(self.function.instructions) + 1)]
 
@@ -444,9 +448,14 @@ class Planner:
                     arena.give(held.pop(memory), memory.type.nbytes)
         own = {self._memory(r) for i in self.function.instructions for r in i.results if r not in self.constants}
         own.update(self._memory(v) for v in self.function.inputs())
-        values = sum(_aligned(v.type.nbytes) for v in own if v.place is not None and v.place.kind != "state")
-        values += sum(_aligned(r.type.nbytes) for r in self.moved)
+        values = sum(
+            _aligned(v.type.nbytes, self.alignment) for v in own if v.place is not None and v.place.kind != "state"
+        )
+        values += sum(_aligned(r.type.nbytes, self.alignment) for r in self.moved)
         self.function.attrs.update({"arena": arena.end, "bound": arena.peak, "values": values})
+        self.function.attrs.pop("alignment", None)
+        if self.alignment != ALIGNMENT:
+            self.function.attrs["alignment"] = self.alignment
 
     def _take_over(self, memory: Value, r: Value, n: int, ends: list[list[Value]]) -> None:
         """The in-place result lives on in its operand's memory."""
@@ -483,11 +492,13 @@ def _overlap(a: tuple[DType, int, int], b: tuple[DType, int, int]) -> bool:
 def _plan(module: Module, context: Context) -> bool:
     """Every value gets a place: an arena offset, an alias of its operand, or a state buffer."""
     overwrites: dict[str, set[tuple[int, int]]] = {}
-    changes = [_plan_function(f, module, overwrites) for f in module]
+    changes = [_plan_function(f, module, overwrites, context.alignment) for f in module]
     return any(changes)
 
 
-def _plan_function(function: Function, module: Module, overwrites: dict[str, set[tuple[int, int]]]) -> bool:
+def _plan_function(
+    function: Function, module: Module, overwrites: dict[str, set[tuple[int, int]]], alignment: int
+) -> bool:
     if any(role is None for role in function.roles) or (not function.instructions and not function.arguments):
         return False
 
@@ -495,7 +506,7 @@ def _plan_function(function: Function, module: Module, overwrites: dict[str, set
         return [v.place for v in function.values()]
 
     before = places(), function.attrs.get("arena"), list(function.instructions)
-    Planner(function, module, overwrites).run()
+    Planner(function, module, overwrites, alignment).run()
     return before != (places(), function.attrs["arena"], function.instructions)
 
 

@@ -71,11 +71,11 @@ def _scalar_source(value: Value) -> Value | None:
 class _Rule:
     """Builds the kernel of one group: what the columns have in common becomes ops, the rest its arguments."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group, alignment: int) -> None:
         self.group = group
         self.shapes = [p.type.shape for p in group.parameters]
         self.unit = group.parameters[0].type.dtype.bits // 8
-        self.sizes = [padded(p.type.size, self.unit) for p in group.parameters]
+        self.sizes = [padded(p.type.size, self.unit, alignment) for p in group.parameters]
         self.kernel = GraphBuilder()
         self.build = Builder(self.kernel)
         self.leaves: list[Column | Value] = []
@@ -160,7 +160,7 @@ def _update(module: Module, context: Context) -> bool:
 
 
 def _fuse_group(module: Module, function: Function, group: Group, context: Context) -> bool:
-    rule = _Rule(group)
+    rule = _Rule(group, context.alignment)
     rule.kernel.at = ()
     results = [rule.lower(tuple([function.results[n] for n in column])) for column in group.columns.values()]
     if not rule.ops or not context.spend("update", function.instructions[-1]):

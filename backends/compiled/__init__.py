@@ -11,26 +11,36 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...ir import BackendError, Function, Instruction, Module, TensorType
-from ...ir.types import f32, f64
+from ...ir.types import Array, f32, f64
 from ...passes import NUMPY, PASSES, PIPELINES, UNFUSED, VERSION, PassManager, Provenance
+from ...passes.plan import ALIGNMENT as HOST_ALIGNMENT
 from .. import kernels
 from ..base import Executable, compile_module
 from ..cuda import devices
+from ..cuda.device import ALIGNMENT
 from ..cuda.executable import CudaExecutable
 from ..cuda.program import CudaProgram
-from ..eager import cpu_only
 from ..eager.interpret import run_instruction
 from .numpy_target import NumpyProgram
 
 __all__ = ["CompiledBackend", "NumpyProgram", "lower", "program_text"]
 
 
-def lower(module: Module, stage: str | Sequence[str] = "planned", **options: Any) -> Module:
+def one_answer(i: Instruction, arrays: Sequence[Array], module: Module | None = None) -> tuple[Array, ...]:
+    """``run_instruction`` where any computer gives the same bits; else an error: the device has its own order of additions."""
+    if i.op.rounding != "correct":
+        raise BackendError(f"{i.op.name} is computed by the device")
+    return run_instruction(i, arrays, module)
+
+
+def lower(module: Module, stage: str | Sequence[str] = "planned", device: str = "cpu", **options: Any) -> Module:
     """A copy of a module taken to a stage of the pipeline (``optimized``, ``fused``, ``planned``), or through passes by name.
 
     ``options`` are fields of the pass manager; a ``provenance`` also tells which value of the copy stands for which of the module.
     """
-    manager = PassManager(PASSES, evaluate=run_instruction, **options)
+    on_cuda = device.startswith("cuda")
+    evaluate = one_answer if on_cuda else run_instruction
+    manager = PassManager(PASSES, evaluate=evaluate, alignment=ALIGNMENT if on_cuda else HOST_ALIGNMENT, **options)
     copy = module.clone()
     if manager.provenance is not None:
         for f, g in zip(module, copy, strict=True):
@@ -44,7 +54,7 @@ class CompiledBackend:
     name = "compiled"
 
     def unavailable(self, device: str) -> str | None:
-        return None if devices.is_known(device) else cpu_only(device)
+        return None if device == "cpu" else devices.unavailable(device)
 
     def supports(self, op: Instruction, device: str) -> bool:
         def known(type_: TensorType) -> bool:
@@ -75,9 +85,8 @@ class CompiledBackend:
         fast = options.get("numerics", "exact") == "fast"
         program: Executable
         if device != "cpu":
-            planned = lower(
-                module, UNFUSED if options.get("unfused") else "planned", verify_each=verify_each, provenance=provenance
-            )
+            stage = UNFUSED if options.get("unfused") else "planned"
+            planned = lower(module, stage, device, verify_each=verify_each, provenance=provenance)
             program = CudaExecutable(
                 CudaProgram(planned[func.name], planned, fast), func, devices.find(device), in_place
             )
@@ -120,5 +129,5 @@ def program_text(module: Module, name: str, device: str) -> str:
         raise BackendError(
             f"no CUDA program: {', '.join(refused)} of dtypes other than float64, float32, integers and bool"
         )
-    planned = lower(module)
+    planned = lower(module, device=device)
     return CudaProgram(planned[name], planned).listing

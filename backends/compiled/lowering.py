@@ -147,10 +147,14 @@ class Lowering(ABC, Generic[Piece]):
         """All steps of the function."""
         f = self.function
         for v in f.arguments:
-            self.memory.refs[v] = self.memory.resolve(v)
+            self.memory.refs[v] = self.argument(v)
         for i in f.instructions:
             self._instruction(i)
         self._updates()
+
+    def argument(self, v: Value) -> Ref:
+        """Where an argument lies."""
+        return self.memory.resolve(v)
 
     def _instruction(self, i: Instruction) -> None:
         op = i.op

@@ -12,7 +12,7 @@ from ...ir import Function, Instruction, Module, Value
 from ...ir.op import Control, Join, Layout, View
 from ...ir.types import DTYPES, Array, DType, Shape, key
 from ...passes.loops import Nest
-from ...passes.plan import state_layout
+from ...passes.plan import ALIGNMENT, state_layout
 from ..state import aligned_bytes
 
 
@@ -66,7 +66,8 @@ class Memory:
 
     def __init__(self, function: Function) -> None:
         self.function = function
-        self.slots = state_layout({v.name or "": v.type for v, _ in function.state()})
+        alignment = int(function.attrs.get("alignment", ALIGNMENT))
+        self.slots = state_layout({v.name or "": v.type for v, _ in function.state()}, alignment)
         self.arena_bytes = int(function.attrs.get("arena", 0))
         self.refs: dict[Value, Ref | Number] = {}
         marked = zip(function.results, function.marks, strict=True)

@@ -1,4 +1,4 @@
-"""What a program asks of a device, and the state of a runtime in a device's memory."""
+"""What programs ask of a device: memory, kernels, launches and products; and arrays and state in its memory."""
 
 from __future__ import annotations
 
@@ -13,16 +13,24 @@ from ...passes.plan import state_layout
 from ..state import state_sizes
 from .nest import Launch
 
+ALIGNMENT = 256
+"""Bytes to which arrays in a device's memory are aligned."""
+Sizes = tuple[int, int, int, int, bool, bool]
+"""Of a product: batches, m, k, n, whether a and whether b is transposed."""
+
 
 class Device(ABC):
-    """A device with memory of its own.  ``Memory`` and ``Kernel`` are whatever it makes of them.
+    """A device with memory of its own.  ``memory`` and ``kernel`` are whatever it makes of them.
 
-    Work is done in the order in which it is asked for; only ``read`` waits for it.
+    Work is done in the order in which it is asked for, some time after it was asked for.  ``read`` and ``wait`` wait for it, and
+    ``write`` takes what the array holds now.  Running out of memory is a ``MemoryError``.
     """
+
+    name: str = "cuda"
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Any:
-        """Zeroed memory at a multiple of 256 bytes."""
+        """Zeroed memory at a multiple of ``ALIGNMENT``; it is given back when nobody holds it."""
 
     @abstractmethod
     def address(self, memory: Any) -> int:
@@ -41,39 +49,182 @@ class Device(ABC):
         """Copy inside the device."""
 
     @abstractmethod
-    def compile(self, source: str, names: Sequence[str], fast: bool) -> Mapping[str, Any]:
-        """The kernels of a source by name."""
+    def compile(self, sources: Sequence[str], names: Sequence[str], fast: bool) -> Mapping[str, Any]:
+        """The kernels of some sources by name."""
 
     @abstractmethod
-    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[int]) -> None:
-        """Start a kernel; its arguments are addresses and 64-bit numbers."""
+    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[int]) -> Callable[[], None]:
+        """What starts a kernel whose arguments are addresses and 64-bit numbers."""
 
     @abstractmethod
-    def product(
-        self, dtype: DType, a: int, b: int, out: int, sizes: tuple[int, int, int, int, bool, bool], fast: bool
-    ) -> None:
-        """``out = a @ b`` of ``(batches, m, k, n, a is transposed, b is transposed)``, row-major, at addresses."""
+    def product(self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, fast: bool) -> Callable[[], None]:
+        """What computes ``out = a @ b``, row-major, at addresses.  No size is 0."""
 
     def repeated(self, work: Callable[[], None]) -> Callable[[], None]:
-        """The same launches, made ready to be done often; here as they are."""
+        """Work that was done once before, made ready to be done often; here as it is."""
         return work
+
+    # What a step needs besides: host memory that copies reach without a detour, copies that do not wait, and a way to wait later.
+
+    def pinned(self, nbytes: int) -> Array:
+        """Bytes on the host for ``upload`` and ``download``."""
+        return np.zeros(nbytes, np.uint8)
+
+    @abstractmethod
+    def upload(self, memory: Any, pinned: Array, aside: bool = False) -> None:
+        """Copy pinned memory to the device; ``aside`` while earlier work still runs, none of which uses ``memory``."""
+
+    @abstractmethod
+    def download(self, memory: Any, offset: int, pinned: Array) -> None:
+        """Copy to pinned memory."""
+
+    @abstractmethod
+    def mark(self) -> Any:
+        """Stands for everything asked for so far."""
+
+    @abstractmethod
+    def wait(self, mark: Any) -> None:
+        """Wait until what a mark stands for is done."""
+
+    def take(self, array: Any, floating: DType) -> DeviceArray | None:
+        """An array that lies on this device, in rows and with floats in a dtype, copied only for that; None for any other array."""
+        if isinstance(array, DeviceArray) and array.device is self:
+            return array if not array.type.dtype.floating or array.type.dtype is floating else None
+        return None
+
+    def exported(self, array: DeviceArray) -> Any:
+        """An array as one of the library that other libraries of the device know, when everything that writes it is done."""
+        return np.asarray(array)
+
+    def used(self) -> Mapping[str, int] | None:
+        """Bytes of memory: ``used``, ``reserved``, ``free`` and ``total``; None where nobody counts them."""
+        return None
+
+
+class DeviceArray:
+    """An array in the memory of a device, row-major.
+
+    ``np.asarray`` copies it to the host; other libraries read it where it lies, by DLPack or ``__cuda_array_interface__``.
+    """
+
+    __slots__ = ("device", "memory", "offset", "type")
+
+    def __init__(self, device: Device, type: TensorType, memory: Any = None, offset: int = 0) -> None:
+        self.device, self.type, self.offset = device, type, offset
+        self.memory = device.allocate(type.nbytes) if memory is None else memory
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+        return self.type.array_shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of its elements on the host."""
+        return self.type.dtype.numpy
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.type.nbytes
+
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+        return self.device.address(self.memory) + self.offset
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        out = np.empty(self.shape, self.dtype)
+        self.device.read(self.memory, self.offset, out)
+        return out if dtype is None else out.astype(dtype, copy=False)
+
+    def item(self) -> Any:
+        """The only element."""
+        return self.__array__().item()
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a 0-d array")
+        return self.shape[0]
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Says to other libraries where the array lies, when everything that writes it is done."""
+        if not self.device.name.startswith("cuda"):
+            raise AttributeError("__cuda_array_interface__")
+        self.device.wait(self.device.mark())
+        return {
+            "shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False), "version": 3, "strides": None, "stream": None,
+        }  # fmt: skip
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.device.exported(self).__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device.exported(self).__dlpack_device__()
+
+    def __repr__(self) -> str:
+        return f"DeviceArray({self.__array__()!r}, {self.type}, {self.device.name})"
 
 
 class DeviceState:
-    """As ``State``, in a device's memory: what is read from it are copies."""
+    """As ``State``, in a device's memory: what is read from it are copies on the host.
+
+    ``settle`` waits for the steps that are under way, and raises what one of them failed with; every use of the state calls it.
+    """
 
     def __init__(self, types: Mapping[str, TensorType], device: Device) -> None:
         self.types, self.device = dict(types), device
-        self.slots = state_layout(self.types)
-        self.buffers: tuple[dict[DType, Any], dict[DType, Any]] = tuple(
-            {d: device.allocate(n) for d, n in state_sizes(self.slots).items()} for _ in range(2)
-        )  # type: ignore[assignment]
+        self.slots = state_layout(self.types, ALIGNMENT)
+        sizes = state_sizes(self.slots)
+        self.sets: list[dict[DType, Any] | None] = [{d: device.allocate(n) for d, n in sizes.items()}, None]
         self.current = 0
+        self.under_way: list[Any] = []
+
+    def buffers(self, which: int) -> dict[DType, Any]:
+        """The flat buffers of one of the two sets, which is made at its first use."""
+        found = self.sets[which]
+        if found is None:
+            found = self.sets[which] = {d: self.device.allocate(n) for d, n in state_sizes(self.slots).items()}
+        return found
+
+    def settle(self) -> None:
+        """Wait for the steps under way."""
+        while self.under_way:
+            self.under_way.pop(0).finish()
+
+    def array(self, name: str) -> DeviceArray:
+        """A copy of the current array, on the device."""
+        self.settle()
+        slot, type_ = self.slots[name], self.types[name]
+        made = DeviceArray(self.device, type_)
+        self.device.copy(made.memory, 0, self.buffers(self.current)[slot.dtype], slot.offset, type_.nbytes)
+        return made
 
     def _read(self, name: str, which: int) -> Array:
+        self.settle()
         slot, type_ = self.slots[name], self.types[name]
         out = np.empty(type_.array_shape, type_.dtype.numpy)
-        self.device.read(self.buffers[which][slot.dtype], slot.offset, out)
+        self.device.read(self.buffers(which)[slot.dtype], slot.offset, out)
         return out
 
     def __getitem__(self, name: str) -> Array:
@@ -84,18 +235,24 @@ class DeviceState:
         """A copy of the array that the next ``commit`` makes current."""
         return self._read(name, 1 - self.current)
 
-    def load(self, arrays: Mapping[str, Array]) -> None:
-        """Write arrays (of the right types) and commit; every name not given keeps its value."""
+    def load(self, arrays: Mapping[str, Any]) -> None:
+        """Write arrays (of the right types, on the host or this device) and commit; every name not given keeps its value."""
+        self.settle()
+        new = self.buffers(1 - self.current)
         for name, array in arrays.items():
             slot, type_ = self.slots[name], self.types[name]
+            if isinstance(array, DeviceArray):
+                self.device.copy(new[slot.dtype], slot.offset, array.memory, array.offset, type_.nbytes)
+                continue
             data = np.ascontiguousarray(np.broadcast_to(array, type_.array_shape), type_.dtype.numpy)
-            self.device.write(self.buffers[1 - self.current][slot.dtype], slot.offset, data)
+            self.device.write(new[slot.dtype], slot.offset, data)
         self.commit(name for name in self.types if name not in arrays)
 
     def commit(self, unchanged: Iterable[str] = ()) -> None:
         """Make the other set current; the names in ``unchanged`` were not written there and are copied first."""
+        self.settle()
+        old, new = self.buffers(self.current), self.buffers(1 - self.current)
         for name in unchanged:
             slot = self.slots[name]
-            old, new = (self.buffers[w][slot.dtype] for w in (self.current, 1 - self.current))
-            self.device.copy(new, slot.offset, old, slot.offset, self.types[name].nbytes)
+            self.device.copy(new[slot.dtype], slot.offset, old[slot.dtype], slot.offset, self.types[name].nbytes)
         self.current = 1 - self.current

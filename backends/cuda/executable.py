@@ -1,21 +1,24 @@
-"""A CUDA program that runs on a device."""
+"""A CUDA program that runs on a device: called with arrays, or bound to a runtime's state as one repeated piece of work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...ir import Function
-from ...ir.op import Layout
+from ...ir import Function, IRError, Value
 from ...ir.types import Array
 from ..base import Bound, Executable, PlannedMemory
-from ..compiled.memory import Ref, window
-from .device import Device, DeviceState
+from ..compiled.memory import Ref
+from .device import ALIGNMENT, Device, DeviceArray, DeviceState
 from .program import Call, CudaProgram, KernelCall
 
-STATUS_WORDS = 8
+STATUS_BYTES = 64
+WITH_THE_STEP = 1 << 16
+"""Bytes of inputs up to which their copy is part of the step; more are copied on a second stream, while the step before runs."""
+SMALL = 256
+"""Bytes of a result up to which every step hands it to the host."""
 
 
 class CudaExecutable(Executable):
@@ -28,84 +31,110 @@ class CudaExecutable(Executable):
     def __init__(self, program: CudaProgram, traced: Function, device: Device, in_place: bool = False) -> None:
         super().__init__(traced)
         self.program, self.device, self.source = program, device, program.source
+        self.kernels = program.described
         self.commits = in_place and program.may_commit and bool(traced.state())
-        self._kernels = device.compile(program.source, list(program.kernels), program.fast)
-        memory, constants = program.memory, program.blob()
-        self._own = {
-            "arena": device.allocate(memory.arena_bytes),
-            "constants": device.allocate(constants.nbytes),
-            **{name: device.allocate(v.type.nbytes) for v, name in memory.caller.items()},
-        }
-        device.write(self._own["constants"], 0, constants)
-        self._status = device.allocate(8 * STATUS_WORDS)
-        f = program.function
-        self._inputs = [program.ref(v) for v, role in zip(f.arguments, f.roles, strict=True) if role in ("input", None)]
-        self._outputs = [program.ref(v) for v in memory.outputs]
-        self.memory = PlannedMemory.of(f, constants.nbytes + sum(v.type.nbytes for v in memory.caller))
+        self._code = device.compile(program.units, list(program.kernels), program.fast)
+        constants = program.blob()
+        self.memory = PlannedMemory.of(
+            program.function, constants.nbytes + sum(v.type.nbytes for v in program.memory.caller)
+        )
+        self._own = {"arena": device.allocate(program.memory.arena_bytes)}
+        if constants.nbytes:
+            self._own["constants"] = device.allocate(constants.nbytes)
+            device.write(self._own["constants"], 0, constants)
+        self._status = device.allocate(STATUS_BYTES)
         self._state: DeviceState | None = None
+        self._last: tuple[Mapping[str, int], list[Callable[[], None]]] = {}, []
 
-    def _memory(self, state: DeviceState, which: int) -> dict[str, Any]:
-        buffers = dict(self._own)
-        for side, chosen in (("state", which), ("next", which if self.commits else 1 - which)):
-            buffers.update({f"{side} {d.name}": b for d, b in state.buffers[chosen].items()})
-        return buffers
+    # Launches
 
-    def _work(self, state: DeviceState, which: int) -> Callable[[], None]:
-        """All launches on one side of the state."""
-        buffers = {name: self.device.address(m) for name, m in self._memory(state, which).items()}
+    def launches(self, addresses: Mapping[str, int]) -> list[Callable[[], None]]:
+        """What starts each kernel and product, given where each buffer begins."""
         status = self.device.address(self._status)
-        made = [self._launch(call, buffers, status) for _, call in self.program.calls]
+        return [self._launch(call, addresses, status) for _, call in self.program.calls]
 
-        def work() -> None:
-            for launch in made:
-                launch()
-
-        return self.device.repeated(work)
-
-    def _launch(self, call: Call, buffers: dict[str, int], status: int) -> Callable[[], None]:
-        device = self.device
+    def _launch(self, call: Call, addresses: Mapping[str, int], status: int) -> Callable[[], None]:
         if isinstance(call, KernelCall):
-            kernel, places = self._kernels[call.name], [status, *(buffers[r.buffer] + r.offset for r in call.refs)]
+            places = [status, *(addresses[r.buffer] + r.offset for r in call.refs)]
             if call.data is not None:
                 places.insert(-1, call.data)
-            return lambda: device.launch(kernel, call.launch, places)
-        a, b, out = (buffers[r.buffer] + r.offset for r in (call.a, call.b, call.out))
-        return lambda: device.product(call.a.dtype, a, b, out, call.sizes, self.program.fast)
+            return self.device.launch(self._code[call.name], call.launch, places)
+        a, b, out = (addresses[r.buffer] + r.offset for r in (call.a, call.b, call.out))
+        return self.device.product(call.a.dtype, a, b, out, call.sizes, self.program.fast)
 
-    def bind(self, state: Any) -> Bound:
-        device = self.device
-        works = [self._work(state, which) for which in (0, 1)]
-        memories: list[dict[str, Any]] = [self._memory(state, which) for which in (0, 1)]
-        found = np.zeros(STATUS_WORDS, np.int64)
-        none = np.zeros(STATUS_WORDS, np.int64)
+    def own(self) -> dict[str, int]:
+        """Where the program's own buffers begin."""
+        return {name: self.device.address(memory) for name, memory in self._own.items()}
 
-        def call(*given: Array) -> tuple[Array, ...]:
-            for ref, array in zip(self._inputs, given, strict=True):
-                device.write(self._own[ref.buffer], _start(ref), np.ascontiguousarray(array, ref.dtype.numpy))
-            side: int = state.current
-            works[side]()
-            device.read(self._status, 0, found)
-            if found[0]:
-                device.write(self._status, 0, none)
-                raise self.program.fails[found[0] - 1](found[1:])
-            return tuple([self._read(memories[side], ref) for ref in self._outputs])
+    def failure(self, status: Array) -> IRError | None:
+        """What the words of the status say; they are cleared for what comes next."""
+        words = status.view(np.int64)
+        if not words[0]:
+            return None
+        self.device.write(self._status, 0, np.zeros(STATUS_BYTES, np.uint8))
+        return self.program.fails[int(words[0]) - 1](words[1:].copy())
 
-        return call
+    # Called with arrays
 
-    def _read(self, memory: dict[str, Any], ref: Ref) -> Array:
-        """A copy of an array on the host."""
-        if ref.buffer == "constants":
-            return self.program.constants_array(ref).copy()
-        layout, item = ref.layout, ref.dtype.bits // 8
-        reach = [stride * (n - 1) for n, stride in zip(layout.shape, layout.strides, strict=True) if n > 1]
-        low = layout.offset + sum(min(r, 0) for r in reach)
-        count = 1 + sum(map(abs, reach)) if 0 not in layout.shape else 0
-        span = np.empty(count * item, np.uint8)
-        self.device.read(memory[ref.buffer], ref.offset + low * item, span)
-        moved = ref._replace(buffer="span", offset=0, layout=Layout(layout.shape, layout.strides, layout.offset - low))
-        return np.array(window({"span": span}, moved))
+    def accept(self, value: Value, array: Any) -> Any:
+        type_ = value.type
+        found = self.device.take(array, type_.dtype)
+        if found is None:
+            return super().accept(value, array)
+        if found.type != type_:
+            raise TypeError(f"@{self.function.name}: %{value.name} is {type_}, not an array of {found.type}")
+        return found
 
-    def run(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+    def run(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
+        """All results for all arguments: on the device if an argument is, else on the host."""
+        results = self._run(arrays, None)
+        return results if any(isinstance(a, DeviceArray) for a in arrays) else tuple(map(np.asarray, results))
+
+    def run_into(self, arrays: Sequence[Any], out: Sequence[Any]) -> tuple[Any, ...]:
+        if not all(isinstance(o, DeviceArray) for o in out):
+            return super().run_into(arrays, out)
+        self._run(arrays, out)
+        return tuple(out)
+
+    def _run(self, arrays: Sequence[Any], out: Sequence[Any] | None) -> tuple[Any, ...]:
+        if self.function.state():
+            return self._run_with_state(arrays)
+        device, addresses = self.device, self.own()
+        held: list[DeviceArray] = []
+        for n, (v, array) in enumerate(zip(self.program.function.inputs(), arrays, strict=True)):
+            given = array if isinstance(array, DeviceArray) else None
+            if given is None or not self.program.is_callers(v):
+                mine = DeviceArray(device, v.type)
+                if given is None:
+                    device.write(mine.memory, 0, np.ascontiguousarray(array))
+                else:
+                    device.copy(mine.memory, 0, given.memory, given.offset, v.type.nbytes)
+                given = mine
+            held.append(given)
+            addresses[f"input {n}"] = given.address
+        results: list[DeviceArray] = []
+        for n, v in enumerate(self.program.memory.outputs):
+            results.append(DeviceArray(device, v.type) if out is None else out[n])
+            addresses[f"output {n}"] = results[-1].address
+        if self._last[0] != addresses:
+            self._last = addresses, self.launches(addresses)
+        for launch in self._last[1]:
+            launch()
+        if self.program.fails:
+            status = np.zeros(STATUS_BYTES, np.uint8)
+            device.read(self._status, 0, status)
+            error = self.failure(status)
+            if error is not None:
+                raise error
+        for n, (ref, result) in enumerate(zip(self.program.results, results, strict=True)):
+            if ref.buffer == f"output {n}":
+                continue
+            number = int(ref.buffer[6:]) if ref.buffer.startswith("input ") else None
+            memory, start = (self._own[ref.buffer], 0) if number is None else (held[number].memory, held[number].offset)
+            device.copy(result.memory, result.offset, memory, start + ref.offset, result.nbytes)
+        return tuple(results)
+
+    def _run_with_state(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         f = self.function
         if self._state is None:
             self._state = DeviceState({v.name or "": v.type for v, _ in f.state()}, self.device)
@@ -115,8 +144,196 @@ class CudaExecutable(Executable):
         state.load({v.name or "": a for v, role, a in given if role not in ("input", None)})
         outputs = iter(self._bound(*[a for _, role, a in given if role in ("input", None)]))
         new = state.__getitem__ if self.commits else state.next
-        return tuple(new(m.of.name or "") if m is not None and m.kind == "update" else next(outputs) for m in f.marks)
+        return tuple(
+            new(m.of.name or "") if m is not None and m.kind == "update" else np.asarray(next(outputs)) for m in f.marks
+        )
+
+    # Bound to state
+
+    def bind(self, state: Any) -> Bound:
+        sides = [_Side(self, state) for _ in range(2 if self.commits else 1)]
+        turn = 0
+
+        def call(*given: Any) -> tuple[Any, ...]:
+            nonlocal turn
+            side, turn = sides[turn], (turn + 1) % len(sides)
+            run = side.start(given)
+            if not self.commits:
+                return run.results()
+            return tuple([Pending(run, n) for n in range(len(self.program.results))])
+
+        return call
 
 
-def _start(ref: Ref) -> int:
-    return ref.offset + ref.layout.offset * ref.dtype.numpy.itemsize
+class _Side:
+    """Inputs, results and ready-made work of every second step: while one side runs, the other is prepared."""
+
+    def __init__(self, executable: CudaExecutable, state: DeviceState) -> None:
+        self.executable, self.state = executable, state
+        device, program = executable.device, executable.program
+        starts, end = _packed([v.type.nbytes for v in program.function.inputs()])
+        self.inputs = device.allocate(end)
+        self.starts = starts
+        self.host_inputs = device.pinned(end)
+        self.views = [
+            self.host_inputs[s : s + v.type.nbytes].view(v.type.dtype.numpy).reshape(v.type.array_shape)
+            for s, v in zip(starts, program.function.inputs(), strict=True)
+        ]
+        sizes = [v.type.nbytes for v in program.memory.outputs]
+        self.outputs = {
+            f"output {n}": device.allocate(size)
+            for n, (ref, size) in enumerate(zip(program.results, sizes, strict=True))
+            if ref.buffer == f"output {n}"
+        }
+        self.reported = [n for n, size in enumerate(sizes) if size <= SMALL or executable.commits]
+        ends, end = _packed([STATUS_BYTES, *(sizes[n] for n in self.reported)])
+        host = device.pinned(end)
+        self.host_status = host[:STATUS_BYTES]
+        self.host_results = {n: host[s : s + sizes[n]] for n, s in zip(self.reported, ends[1:], strict=True)}
+        self.works: dict[tuple[int, bool], Callable[[], None]] = {}
+        self.warm = False
+        self.run: Run | None = None
+
+    def memories(self) -> dict[str, Any]:
+        """All buffers but those of the inputs, by name, for the current side of the state."""
+        state, which = self.state, self.state.current
+        found = {**self.executable._own, **self.outputs}  # pyright: ignore[reportPrivateUsage]
+        new = which if self.executable.commits else 1 - which
+        for side, chosen in (("state", which), ("next", new)):
+            found.update({f"{side} {d.name}": b for d, b in state.buffers(chosen).items()})
+        return found
+
+    def start(self, given: Sequence[Any]) -> Run:
+        """Begin a step, after the one before on this side."""
+        if self.run is not None:
+            self.run.finish()
+        device = self.executable.device
+        uploads = not any(isinstance(a, DeviceArray) for a in given)
+        aside = uploads and len(self.host_inputs) > WITH_THE_STEP
+        if uploads:
+            for view, array in zip(self.views, given, strict=True):
+                np.copyto(view, array)
+        else:
+            for start, array in zip(self.starts, given, strict=True):
+                if isinstance(array, DeviceArray):
+                    device.copy(self.inputs, start, array.memory, array.offset, array.nbytes)
+                else:
+                    device.write(self.inputs, start, np.ascontiguousarray(array))
+        if aside:
+            device.upload(self.inputs, self.host_inputs, aside=True)
+        self._work(uploads and not aside)()
+        self.run = Run(self)
+        if self.executable.commits:
+            self.state.under_way = [r for r in self.state.under_way if r.mark is not None] + [self.run]
+        return self.run
+
+    def _work(self, uploads: bool) -> Callable[[], None]:
+        """All launches of a step, with the copies before and after them; repeated work after the first time."""
+        form = (self.state.current, uploads)
+        if form in self.works:
+            return self.works[form]
+        executable, device = self.executable, self.executable.device
+        memories = self.memories()
+        addresses = {name: device.address(m) for name, m in memories.items()}
+        begin = device.address(self.inputs)
+        addresses.update({f"input {n}": begin + start for n, start in enumerate(self.starts)})
+        memories.update({f"input {n}": self.inputs for n in range(len(self.starts))})
+        launches = executable.launches(addresses)
+        status, results = executable._status, executable.program.results  # pyright: ignore[reportPrivateUsage]
+
+        def work() -> None:
+            if uploads:
+                device.upload(self.inputs, self.host_inputs)
+            for launch in launches:
+                launch()
+            device.download(status, 0, self.host_status)
+            for n, target in self.host_results.items():
+                device.download(memories[results[n].buffer], self.offset(results[n]), target)
+
+        if not self.warm:
+            self.warm = True
+            return work
+        self.works[form] = device.repeated(work)
+        return self.works[form]
+
+    def offset(self, ref: Ref) -> int:
+        """Where a result begins in the memory of its buffer."""
+        return ref.offset + (self.starts[int(ref.buffer[6:])] if ref.buffer.startswith("input ") else 0)
+
+    def collect(self) -> tuple[Array, ...]:
+        """The results of the run that is done, as arrays on the host."""
+        executable = self.executable
+        memories: dict[str, Any] | None = None
+        found: list[Array] = []
+        for n, (ref, v) in enumerate(zip(executable.program.results, executable.program.memory.outputs, strict=True)):
+            type_ = v.type
+            if n in self.host_results:
+                found.append(self.host_results[n].view(type_.dtype.numpy).reshape(type_.array_shape).copy())
+                continue
+            if memories is None:
+                memories = self.memories()
+            memory = self.inputs if ref.buffer.startswith("input ") else memories[ref.buffer]
+            out = np.empty(type_.array_shape, type_.dtype.numpy)
+            executable.device.read(memory, self.offset(ref), out)
+            found.append(out)
+        return tuple(found)
+
+
+class Run:
+    """A step under way, and then what it gave."""
+
+    def __init__(self, side: _Side) -> None:
+        self.side = side
+        self.mark: Any = side.executable.device.mark()
+        self.error: IRError | None = None
+        self._found: tuple[Array, ...] = ()
+
+    def finish(self) -> None:
+        """Wait, and raise what the step failed with: it changed nothing, and neither did those started after it."""
+        if self.mark is None:
+            return
+        executable, state = self.side.executable, self.side.state
+        executable.device.wait(self.mark)
+        self.mark = None
+        self.error = executable.failure(self.side.host_status)
+        if self.error is None:
+            self._found = self.side.collect()
+            return
+        later = [r for r in state.under_way if r.mark is not None]
+        self.error.behind = len(later)
+        for run in later:
+            executable.device.wait(run.mark)
+            run.mark, run.error = None, self.error
+        raise self.error
+
+    def results(self) -> tuple[Array, ...]:
+        """The results, when they are there.  Raises what the step failed with."""
+        self.finish()
+        if self.error is not None:
+            raise self.error
+        return self._found
+
+
+class Pending:
+    """A result of a step that may still be under way; reading it waits."""
+
+    __slots__ = ("_number", "_run")
+
+    def __init__(self, run: Run, number: int) -> None:
+        self._run, self._number = run, number
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(self._run.results()[self._number], dtype)
+
+    def __float__(self) -> float:
+        return float(self._run.results()[self._number])
+
+
+def _packed(sizes: Sequence[int]) -> tuple[list[int], int]:
+    """Where arrays of these bytes begin in one piece of memory, and its end."""
+    starts: list[int] = []
+    end = 0
+    for size in sizes:
+        starts.append(end)
+        end += -(-size // ALIGNMENT) * ALIGNMENT
+    return starts, max(end, ALIGNMENT)

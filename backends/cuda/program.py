@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from ...ir import Function, Instruction, Module
-from ...ir.op import Layout, Scatter
+from ...ir import Function, Instruction, Module, Value
+from ...ir.op import Control, Layout, Scatter
 from ...passes.fuse import form_of
 from ...passes.loops import Nest, grouped
 from ..compiled.lowering import Lowering
@@ -51,6 +51,14 @@ class ProductCall:
 
 
 Call = KernelCall | ProductCall
+UNITS = 8
+"""Sources into which the kernels of a program are parted at most."""
+UNIT_TEXT = 6000
+"""Characters of a source worth a compiler of its own."""
+
+
+def _ops(kernel: Function) -> list[str]:
+    return [i.op.name for i in kernel.instructions]
 
 
 def _started(ref: Ref) -> Ref:
@@ -77,12 +85,56 @@ class CudaProgram(Lowering[Call]):
         self.kernels: dict[str, str] = {}
         self.calls: list[tuple[Instruction | None, Call]] = []
         self._known: dict[object, tuple[str, Launch]] = {}
+        self._inputs = {v: n for n, v in enumerate(function.inputs())}
+        self.results: list[Ref] = []
+        """Where the results lie that are no new state, each in one piece."""
         self.lower()
+        for n, v in enumerate(self.memory.outputs):
+            ref = self.ref(v)
+            if not ref.layout.is_contiguous and v.type.size:
+                to = Ref(f"output {n}", 0, ref.dtype, Layout.contiguous(v.type.shape))
+                self.step(None, [self.copy(to, ref, v.type.shape)])
+                ref = to
+            self.results.append(_started(ref))
+        self.may_commit &= not any(
+            isinstance(c, ProductCall) and c.out.buffer.startswith("next") for _, c in self.calls
+        )
+
+    def argument(self, v: Value) -> Ref:
+        """An input is an array of its own."""
+        if v in self._inputs:
+            return Ref(f"input {self._inputs[v]}", 0, v.type.dtype, Layout.contiguous(v.type.shape))
+        return super().argument(v)
+
+    def is_callers(self, v: Value) -> bool:
+        """Whether an input is never written, so that it may be the caller's own array."""
+        return v in self.memory.caller
 
     @property
     def source(self) -> str:
         """The text of the whole module."""
         return "\n\n".join([HELPERS, *self.kernels.values()]) + "\n"
+
+    @property
+    def units(self) -> list[str]:
+        """The kernels in sources of about equal size, which can be compiled at the same time."""
+        count = max(1, min(UNITS, sum(map(len, self.kernels.values())) // UNIT_TEXT))
+        parts: list[list[str]] = [[] for _ in range(count)]
+        for text in sorted(self.kernels.values(), key=len, reverse=True):
+            min(parts, key=lambda p: sum(map(len, p))).append(text)
+        return ["\n\n".join([HELPERS, *part]) + "\n" for part in parts if part]
+
+    @property
+    def described(self) -> dict[str, list[str]]:
+        """Kernels by name, each with the ops and the source lines in it."""
+        found: dict[str, dict[str, None]] = {}
+        for i, call in self.calls:
+            if i is None or not isinstance(call, KernelCall):
+                continue
+            ops = [i.op.name] if not isinstance(i.op, Control) else _ops(self.module[i.attrs[i.op.bodies[0]]])
+            lines = [f"{PurePath(place.file).name}:{place.line}" for place in i.location]
+            found.setdefault(call.name, {}).update(dict.fromkeys([*ops, *lines]))
+        return {name: list(said) for name, said in found.items()}
 
     @property
     def listing(self) -> str:
@@ -122,7 +174,13 @@ class CudaProgram(Lowering[Call]):
         return self._named(form, hint, (*operands, *results), make)
 
     def contract(self, i: Instruction, a: Ref, b: Ref, out: Ref, sizes: tuple[int, int, int, int, bool, bool]) -> Call:
-        return ProductCall(_started(a), _started(b), _started(out), sizes)
+        a, b, out = (_started(r) for r in (a, b, out))
+        if not sizes[2]:
+            return self.fill(out, 0)
+        if not out.dtype.floating:
+            form = ("product", out.dtype, sizes)
+            return self._named(form, "product", (a, b, out), lambda name: routines.product(out.dtype, sizes, name))
+        return ProductCall(a, b, out, sizes)
 
     def scatter(self, op: Scatter, i: Instruction, part: Ref, index: Ref, out: Ref) -> Call:
         walk = op.walk(tuple([o.type for o in i.operands]), **i.attrs)

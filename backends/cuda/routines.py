@@ -63,6 +63,32 @@ def scatter_add(dtype: DType, index: DType, walk: IndexWalk, name: str) -> tuple
     return head + body, Launch(-(-total // BLOCK), (BLOCK, 1))
 
 
+def product(dtype: DType, sizes: tuple[int, int, int, int, bool, bool], name: str) -> tuple[str, Launch]:
+    """``(a, b, out)``: a product of integers, which wraps, or of bools; a thread for each element of ``out``."""
+    batches, m, k, n, ta, tb = sizes
+    kind = memory_type(dtype)
+    left = f"a[(batch * {k} + j) * {m} + row]" if ta else f"a[(batch * {m} + row) * {k} + j]"
+    right = f"b[(batch * {n} + column) * {k} + j]" if tb else f"b[(batch * {k} + j) * {n} + column]"
+    term = (
+        f"sum |= {left} & {right};"
+        if dtype is bool_
+        else f"sum += (unsigned long long){left} * (unsigned long long){right};"
+    )
+    total = batches * m * n
+    return (
+        f"""extern "C" __global__ void __launch_bounds__({BLOCK}) {name}({HEAD}, const {kind} *a, const {kind} *b, {kind} *out) {{
+{GUARD}
+  const long long at = (long long)blockIdx.x * {BLOCK} + threadIdx.x;
+  if (at >= {total}) return;
+  const long long column = at % {n}, row = at / {n} % {m}, batch = at / {n * m};
+  unsigned long long sum = 0;
+  for (long long j = 0; j < {k}; ++j) {term}
+  out[at] = ({kind})sum;
+}}""",
+        Launch(-(-total // BLOCK), (BLOCK, 1)),
+    )
+
+
 def argmax(
     dtype: DType, kept: Sequence[tuple[int, int]], over: Sequence[tuple[int, int]], offset: int, name: str
 ) -> tuple[str, Launch]:

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 
 from tapeir.backends import kernels
 from tapeir.backends.compiled import lower
-from tapeir.backends.cuda.device import Device
+from tapeir.backends.cuda.device import ALIGNMENT, Device, Sizes
 from tapeir.backends.cuda.executable import CudaExecutable
 from tapeir.backends.cuda.nest import Launch
 from tapeir.backends.cuda.program import CudaProgram
@@ -64,7 +64,7 @@ def _prepared() -> Path:
 
 def program_of(module: Module, name: str = "main", *, fused: bool = True) -> CudaProgram:
     """The CUDA program of a traced function, fused or with a kernel for each op."""
-    planned = lower(module, "planned" if fused else UNFUSED)
+    planned = lower(module, "planned" if fused else UNFUSED, "cuda")
     return CudaProgram(planned[name], planned)
 
 
@@ -92,9 +92,12 @@ class CpuDevice(Device):
 
     def __init__(self) -> None:
         self.launched = 0
+        self.compiled: dict[str, Any] = {}
 
     def allocate(self, nbytes: int) -> Array:
-        return np.zeros(nbytes + 8, np.uint8)
+        raw = np.zeros(nbytes + 2 * ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT
+        return raw[start : start + nbytes + 8]
 
     def address(self, memory: Any) -> int:
         return int(memory.ctypes.data)
@@ -108,7 +111,15 @@ class CpuDevice(Device):
     def copy(self, to: Any, to_offset: int, source: Any, offset: int, nbytes: int) -> None:
         to[to_offset : to_offset + nbytes] = source[offset : offset + nbytes]
 
-    def compile(self, source: str, names: Sequence[str], fast: bool) -> dict[str, Any]:
+    def compile(self, sources: Sequence[str], names: Sequence[str], fast: bool) -> dict[str, Any]:
+        kernels: dict[str, Any] = {}
+        for source in sources:
+            if source not in self.compiled:
+                self.compiled[source] = self._compiled(source)
+            kernels.update({n: getattr(self.compiled[source], f"run_{n}") for n in names if f" {n}(" in source})
+        return kernels
+
+    def _compiled(self, source: str) -> Any:
         found = compiler()
         assert found is not None
         with tempfile.TemporaryDirectory() as folder:
@@ -118,18 +129,30 @@ class CpuDevice(Device):
                 input=_wrapped(source), capture_output=True, text=True, check=False,
             )  # fmt: skip
             assert done.returncode == 0, f"{done.stderr}\n{source}"
-            loaded = ctypes.CDLL(str(library))
-        return {name: getattr(loaded, f"run_{name}") for name in names}
+            return ctypes.CDLL(str(library))
 
-    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[int]) -> None:
-        self.launched += 1
+    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[int]) -> Callable[[], None]:
         words = (ctypes.c_uint64 * len(arguments))(*arguments)
-        kernel(words, launch.blocks, *launch.threads)
 
-    def product(
-        self, dtype: DType, a: int, b: int, out: int, sizes: tuple[int, int, int, int, bool, bool], fast: bool
-    ) -> None:
-        self.launched += 1
+        def start() -> None:
+            self.launched += 1
+            kernel(words, launch.blocks, *launch.threads)
+
+        return start
+
+    def upload(self, memory: Any, pinned: Array, aside: bool = False) -> None:
+        memory[: pinned.nbytes] = pinned
+
+    def download(self, memory: Any, offset: int, pinned: Array) -> None:
+        pinned[:] = memory[offset : offset + pinned.nbytes]
+
+    def mark(self) -> Any:
+        return self.launched + 1
+
+    def wait(self, mark: Any) -> None:
+        """Everything is done at once."""
+
+    def product(self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, fast: bool) -> Callable[[], None]:
         batches, m, k, n, ta, tb = sizes
 
         def array(address: int, *shape: int) -> Array:
@@ -138,10 +161,15 @@ class CpuDevice(Device):
             return np.ctypeslib.as_array(raw).view(dtype.numpy).reshape(shape)
 
         x, y = array(a, batches, *((k, m) if ta else (m, k))), array(b, batches, *((n, k) if tb else (k, n)))
-        with np.errstate(all="ignore"):
-            kernels.table().contract(dtype)(
-                np.ascontiguousarray(x), np.ascontiguousarray(y), array(out, batches, m, n), ta, tb
-            )
+
+        def compute() -> None:
+            self.launched += 1
+            with np.errstate(all="ignore"):
+                kernels.table().contract(dtype)(
+                    np.ascontiguousarray(x), np.ascontiguousarray(y), array(out, batches, m, n), ta, tb
+                )
+
+        return compute
 
 
 def executable(module: Module, name: str = "main", *, fused: bool = True, in_place: bool = False) -> CudaExecutable:

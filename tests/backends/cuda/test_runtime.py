@@ -66,7 +66,7 @@ def test_a_failing_step_leaves_everything_as_it_was(device: CpuDevice) -> None:
     rt.step(X, Y)
     before = {**rt.params, **rt.buffers, **rt.optimizer_state}
     with pytest.raises(OutOfRangeError, match="index 7 is out of range"):
-        rt.step(X, np.where(Y == 1, 7, Y))
+        float(rt.step(X, np.where(Y == 1, 7, Y)))
     after = {**rt.params, **rt.buffers, **rt.optimizer_state}
     assert all(np.array_equal(before[n], after[n]) for n in before)
     assert rt.step_count == 1

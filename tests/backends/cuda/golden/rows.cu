@@ -60,4 +60,4 @@ extern "C" __global__ void __launch_bounds__(256) k0(const long long *status, co
   }
 }
 
-// k0<<<8, 32x8>>>(input 0+0, arena+0, output 0+0)
+// k0<<<8, 32x8>>>(input 0+0, input 1+0, output 0+0)

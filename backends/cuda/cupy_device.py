@@ -1,0 +1,272 @@
+"""A CUDA device through CuPy (memory, streams, graphs, NVRTC) and cuBLAS through nvmath's bindings.
+
+Nothing here knows programs.  All work goes to one stream, apart from batches that are copied ahead on a second one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+import cupy
+import numpy as np
+from cupy.cuda import driver, nvrtc, runtime
+from nvmath.bindings import cublas
+
+from ...ir import BackendError
+from ...ir.types import DTYPES, Array, DType, TensorType, f32
+from .. import cache
+from .device import Device, DeviceArray, Launch, Sizes
+
+WORKSPACE = 32 << 20
+"""Bytes that cuBLAS works in: given once, because it must not allocate while a graph is recorded."""
+EXACT = ("--fmad=false", "--std=c++17", "-default-device")
+FAST = ("--fmad=true", "--use_fast_math", "--std=c++17", "-default-device")
+_ON_DEVICE = (2, 13)  # DLPack's numbers of CUDA memory and CUDA managed memory
+_MAJOR, _MINOR = 75, 76  # cudaDevAttrComputeCapability...
+FAILURES = (runtime.CUDARuntimeError, driver.CUDADriverError, cublas.cuBLASError)
+
+
+def count() -> int:
+    """How many devices there are.  Raises ``BackendError`` with CUDA's words where there is no driver."""
+    try:
+        return int(runtime.getDeviceCount())
+    except runtime.CUDARuntimeError as error:
+        raise BackendError(str(error)) from None
+
+
+def options(arch: str, fast: bool) -> tuple[str, ...]:
+    """What NVRTC is told.  ``--fmad=false``: a product and a sum are rounded where they stand."""
+    return (*(FAST if fast else EXACT), f"--gpu-architecture={arch}")
+
+
+def compiled(source: str, arch: str, fast: bool) -> bytes:
+    """The machine code (a cubin) of a source, from the disk cache if it is there."""
+    told = options(arch, fast)
+    version = ".".join(map(str, nvrtc.getVersion()))
+    key = "cuda-" + hashlib.sha256("\n".join([version, *told, source]).encode()).hexdigest()
+    found = cache.read("kernels", key)
+    if found is not None:
+        return found
+    program = nvrtc.createProgram(source, "program.cu", (), ())
+    try:
+        nvrtc.compileProgram(program, told)
+        code = bytes(nvrtc.getCUBIN(program))
+    except nvrtc.NVRTCError as error:
+        raise BackendError(f"NVRTC did not compile a kernel: {error}\n{nvrtc.getProgramLog(program)}") from None
+    finally:
+        nvrtc.destroyProgram(program)
+    cache.write("kernels", key, code, f"CUDA kernels for {arch}")
+    return code
+
+
+class CupyDevice(Device):
+    """The device of a number; one object for each."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.name = f"cuda:{number}" if number else "cuda"
+        self._device = cupy.cuda.Device(number)
+        with self._device:
+            self.stream = cupy.cuda.Stream(non_blocking=True)
+            self._aside = cupy.cuda.Stream(non_blocking=True)
+            self._copied = cupy.cuda.Event(disable_timing=True)
+            major, minor = (runtime.deviceGetAttribute(a, number) for a in (_MAJOR, _MINOR))
+        self.arch = f"sm_{major}{minor}"
+        self._stream: int = self.stream.ptr
+        self._modules: dict[tuple[str, bool], int] = {}
+        self._handles: dict[bool, int] = {}
+        self._said = False
+
+    # Memory
+
+    def allocate(self, nbytes: int) -> Any:
+        size = max(nbytes, 1)
+        try:
+            with self._device, self.stream:
+                memory = cupy.cuda.alloc(size)
+        except cupy.cuda.memory.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from None
+        runtime.memsetAsync(memory.ptr, 0, size, self._stream)
+        return memory
+
+    def address(self, memory: Any) -> int:
+        return int(memory.ptr)
+
+    def write(self, memory: Any, offset: int, array: Array) -> None:
+        if array.nbytes:
+            self._here()
+            runtime.memcpyAsync(
+                memory.ptr + offset, array.ctypes.data, array.nbytes, runtime.memcpyHostToDevice, self._stream
+            )
+            runtime.streamSynchronize(self._stream)
+
+    def read(self, memory: Any, offset: int, out: Array) -> None:
+        self._here()
+        if out.nbytes:
+            runtime.memcpyAsync(
+                out.ctypes.data, memory.ptr + offset, out.nbytes, runtime.memcpyDeviceToHost, self._stream
+            )
+        runtime.streamSynchronize(self._stream)
+
+    def copy(self, to: Any, to_offset: int, source: Any, offset: int, nbytes: int) -> None:
+        if nbytes:
+            self._here()
+            runtime.memcpyAsync(
+                to.ptr + to_offset, source.ptr + offset, nbytes, runtime.memcpyDeviceToDevice, self._stream
+            )
+
+    def pinned(self, nbytes: int) -> Array:
+        with self._device:
+            return np.frombuffer(cupy.cuda.alloc_pinned_memory(max(nbytes, 1)), np.uint8, nbytes)
+
+    def upload(self, memory: Any, pinned: Array, aside: bool = False) -> None:
+        stream = self._aside.ptr if aside else self._stream
+        runtime.memcpyAsync(memory.ptr, pinned.ctypes.data, pinned.nbytes, runtime.memcpyHostToDevice, stream)
+        if aside:
+            self._copied.record(self._aside)
+            self.stream.wait_event(self._copied)
+
+    def download(self, memory: Any, offset: int, pinned: Array) -> None:
+        runtime.memcpyAsync(
+            pinned.ctypes.data, memory.ptr + offset, pinned.nbytes, runtime.memcpyDeviceToHost, self._stream
+        )
+
+    def mark(self) -> Any:
+        with self._device:
+            event = cupy.cuda.Event(disable_timing=True)
+            event.record(self.stream)
+        return event
+
+    def wait(self, mark: Any) -> None:
+        mark.synchronize()
+
+    def used(self) -> Mapping[str, int]:
+        with self._device:
+            pool = cupy.get_default_memory_pool()
+            free, total = runtime.memGetInfo()
+            return {"used": pool.used_bytes(), "reserved": pool.total_bytes(), "free": int(free), "total": int(total)}
+
+    def _here(self) -> None:
+        runtime.setDevice(self.number)
+
+    # Kernels
+
+    def compile(self, sources: Sequence[str], names: Sequence[str], fast: bool) -> Mapping[str, Any]:
+        missing = [s for s in dict.fromkeys(sources) if (s, fast) not in self._modules]
+        if len(missing) > 1:
+            with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
+                codes = list(pool.map(lambda s: compiled(s, self.arch, fast), missing))
+        else:
+            codes = [compiled(s, self.arch, fast) for s in missing]
+        self._here()
+        for source, code in zip(missing, codes, strict=True):
+            self._modules[source, fast] = driver.moduleLoadData(code)
+        found: dict[str, Any] = {}
+        for source in sources:
+            module = self._modules[source, fast]
+            found.update({n: driver.moduleGetFunction(module, n) for n in names if f" {n}(" in source})
+        return found
+
+    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[int]) -> Callable[[], None]:
+        words = (ctypes.c_uint64 * len(arguments))(*arguments)
+        places = (ctypes.c_void_p * len(arguments))(*[ctypes.addressof(words) + 8 * n for n in range(len(arguments))])
+        (x, y), stream, blocks, given = launch.threads, self._stream, launch.blocks, ctypes.addressof(places)
+
+        def start(held: Any = (words, places)) -> None:
+            driver.launchKernel(kernel, blocks, 1, 1, x, y, 1, 0, stream, given, 0)
+
+        return start
+
+    # Products
+
+    @cached_property
+    def _workspace(self) -> Any:
+        return self.allocate(WORKSPACE)
+
+    @cached_property
+    def _factors(self) -> dict[DType, Array]:
+        """One and zero, where cuBLAS reads them."""
+        return {d: np.array([1, 0], d.numpy) for d in DTYPES.values() if d.floating}
+
+    def _cublas(self, fast: bool) -> int:
+        if fast not in self._handles:
+            self._here()
+            handle = cublas.create()
+            cublas.set_stream(handle, self._stream)
+            cublas.set_workspace(handle, self._workspace.ptr, WORKSPACE)
+            cublas.set_math_mode(handle, cublas.Math.TF32_TENSOR_OP_MATH if fast else cublas.Math.DEFAULT_MATH)
+            self._handles[fast] = handle
+        return self._handles[fast]
+
+    def product(self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, fast: bool) -> Callable[[], None]:
+        # cuBLAS has columns where we have rows: it computes the transpose, b' a'.
+        batches, m, k, n, ta, tb = sizes
+        handle, factors = self._cublas(fast), self._factors[dtype]
+        one, zero = factors.ctypes.data, factors.ctypes.data + factors.itemsize
+        ops = (
+            int(cublas.Operation.T if tb else cublas.Operation.N),
+            int(cublas.Operation.T if ta else cublas.Operation.N),
+        )
+        ldb, lda = (k if tb else n), (m if ta else k)
+        if batches == 1:
+            gemm = cublas.sgemm if dtype is f32 else cublas.dgemm
+            return lambda: gemm(handle, *ops, n, m, k, one, b, ldb, a, lda, zero, out, n)
+        batched = cublas.sgemm_strided_batched if dtype is f32 else cublas.dgemm_strided_batched
+        return lambda: batched(
+            handle, *ops, n, m, k, one, b, ldb, k * n, a, lda, m * k, zero, out, n, m * n, batches
+        )  # fmt: skip
+
+    # Graphs
+
+    def repeated(self, work: Callable[[], None]) -> Callable[[], None]:
+        self._here()
+        stream = self._stream
+        try:
+            runtime.streamBeginCapture(stream, runtime.streamCaptureModeThreadLocal)
+            try:
+                work()
+            except FAILURES:
+                with suppress(*FAILURES):
+                    runtime.streamEndCapture(stream)
+                raise
+            graph = runtime.graphInstantiate(runtime.streamEndCapture(stream))
+            runtime.graphUpload(graph, stream)
+        except FAILURES as error:
+            if not self._said:
+                self._said = True
+                print(f"{self.name}: kernels are launched one by one, not as one CUDA graph: {error}", file=sys.stderr)
+            return work
+        return lambda: runtime.graphLaunch(graph, stream)
+
+    # Other libraries' arrays
+
+    def take(self, array: Any, floating: DType) -> DeviceArray | None:
+        found = super().take(array, floating)
+        if found is not None:
+            return found
+        dlpack = getattr(array, "__dlpack_device__", None)
+        if not hasattr(array, "__cuda_array_interface__") and (dlpack is None or dlpack()[0] not in _ON_DEVICE):
+            return None
+        made = cupy.cuda.get_current_stream().record()
+        with self._device, self.stream:
+            self.stream.wait_event(made)
+            x = cupy.from_dlpack(array) if dlpack is not None else cupy.asarray(array)
+            wanted = floating.numpy if x.dtype.kind == "f" else x.dtype
+            x = cupy.ascontiguousarray(x, wanted).reshape(x.shape)
+        dtype = next((d for d in DTYPES.values() if d.numpy == x.dtype and d.name != "key"), None)
+        if dtype is None:
+            raise TypeError(f"an array of {x.dtype} is not of a dtype that TapeIR has")
+        return DeviceArray(self, TensorType(dtype, tuple(x.shape)), x.data)
+
+    def exported(self, array: DeviceArray) -> Any:
+        self.wait(self.mark())
+        with self._device:
+            return cupy.ndarray(array.shape, array.dtype, array.memory + array.offset)
