@@ -11,7 +11,7 @@ import numpy as np
 
 from ..ir import Function, Instruction, Module, Value
 from ..ir.errors import BackendError
-from ..ir.types import Array
+from ..ir.types import Array, TensorType, f32, f64
 from .state import State
 
 GROUP = "tapeir.backends"
@@ -155,6 +155,12 @@ class Backend(Protocol):
     def cache_key(self) -> str:
         """Names everything outside the IR that the compiled program depends on."""
         ...
+
+
+def narrow(i: Instruction) -> TensorType | None:
+    """The type of an operand or result that no kernel computes with: floats of another width than 32 or 64 bits."""
+    types = [v.type for v in (*i.operands, *i.results)]
+    return next((t for t in types if t.dtype.floating and t.dtype not in (f32, f64)), None)
 
 
 _BUILT_IN = {"eager": "tapeir.backends.eager:EagerBackend", "compiled": "tapeir.backends.compiled:CompiledBackend"}

@@ -51,6 +51,10 @@ class State:
         """The current array, not a copy."""
         return self._views[self.current][name]
 
+    def array(self, name: str) -> Array:
+        """A copy of the current array."""
+        return np.array(self[name])
+
     def next(self, name: str) -> Array:
         """The array that the next ``commit`` makes current."""
         return self._views[1 - self.current][name]

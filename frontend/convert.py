@@ -42,11 +42,16 @@ def is_number(x: Any) -> TypeGuard[float]:
     return isinstance(x, (bool, int, float, np.bool_, np.integer, np.floating))
 
 
+def _on_the_host(x: Any) -> bool:
+    """Whether something shares host memory by DLPack."""
+    return hasattr(x, "__dlpack__") and x.__dlpack_device__()[0] == 1
+
+
 def to_array(x: Any) -> Array:
     """A NumPy array of anything array-like, shared by DLPack where it speaks that."""
     if isinstance(x, np.ndarray):
         return typed(Array, x)
-    return typed(Array, np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x))
+    return typed(Array, np.from_dlpack(x) if _on_the_host(x) else np.asarray(x))
 
 
 def as_value(x: Any) -> Value:

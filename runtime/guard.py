@@ -12,7 +12,7 @@ from ..ir.types import Array
 
 def is_finite(array: Array) -> bool:
     """Whether an array holds neither NaN nor infinity."""
-    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+    return array.dtype.kind != "f" or bool(np.isfinite(np.asarray(array)).all())
 
 
 def nonfinite_error(function: Function) -> NonFiniteError | None:
@@ -43,5 +43,6 @@ def nonfinite_error(function: Function) -> NonFiniteError | None:
 
 
 def _first(array: Array) -> tuple[str, Sequence[int]]:
+    array = np.asarray(array)
     at = np.argwhere(~np.isfinite(array))[0]
     return str(array[tuple(at)]), [int(n) for n in at]

@@ -13,7 +13,9 @@ import numpy as np
 
 from ..backends import Backend, Executable, get
 from ..backends.base import Bound, compile_module
-from ..backends.eager import Tape
+from ..backends.cuda.device import DeviceArray
+from ..backends.eager import Tape, host_or
+from ..backends.eager.interpret import HOST
 from ..backends.state import state_on
 from ..frontend.convert import to_array
 from ..frontend.nn import Module, Objective, objective
@@ -143,6 +145,7 @@ class Runtime:
         self._compiled: dict[tuple[Any, ...], Artifact] = {}
         self._key = philox.key_of_seed(self.seed)
         self._choose(backend, numerics, guard)
+        self._on: Any = host_or(device)
         self._state = state_on(device, state_types(self.setting))
         self._state.load(self._initial())
 
@@ -235,8 +238,15 @@ class Runtime:
         arrays = [self._prepare(x) for x in batch]
         return (self._run_tape if self.backend.name == "eager" else self._run_compiled)(entry, arrays, commit)
 
-    def _prepare(self, x: Any) -> Array:
-        """Data at the boundary: floating arrays take the runtime's dtype, integers and bools keep theirs."""
+    def _prepare(self, x: Any) -> Any:
+        """Data at the boundary: floating arrays take the runtime's dtype, integers and bools keep theirs.
+
+        An array on the runtime's device stays there.
+        """
+        if self._on is not HOST and not isinstance(x, np.ndarray):
+            found = self._on.device.take(x, self.setting.dtype)
+            if found is not None:
+                return found
         array = to_array(x)
         wanted = self.setting.dtype.numpy
         if array.dtype.kind == "f" and array.dtype != wanted:
@@ -245,18 +255,20 @@ class Runtime:
 
     def _record(self, entry: str, arrays: Sequence[Array], tape: Tape) -> Function:
         name, mode = _entry_and_mode(entry)
-        batch = [(type_of(a), a) for a in arrays]
+        batch = [(_type(a), a) for a in arrays]
         grads = entry.startswith("grads")
-        function = record(self.setting, name, mode, batch, tape, lambda n: np.array(self._state[n]), self._key, grads)
+        function = record(self.setting, name, mode, batch, tape, self._state.array, self._key, grads)
         tape.layout = (function.name, list(zip(function.arguments, function.roles, strict=True)),
                        list(zip(function.results, function.marks, strict=True)), function.attrs)  # fmt: skip
         return function
 
     def _run_tape(self, entry: str, arrays: Sequence[Array], commit: bool) -> tuple[Array, ...]:
-        self.tape = Tape()
-        function = self._record(entry, [np.array(a) for a in arrays], self.tape)
+        self.tape = Tape(self._on)
+        kept = [a if isinstance(a, DeviceArray) else np.array(a) for a in arrays]
+        function = self._record(entry, kept, self.tape)
+        given: Any = (lambda x: x) if any(isinstance(a, DeviceArray) for a in arrays) else np.array
         outputs = tuple(
-            np.array(v.array)
+            given(v.array)
             for v, m in zip(function.results, function.marks, strict=True)
             if m is None or m.kind == "grad"
         )
@@ -275,13 +287,13 @@ class Runtime:
         form = (entry, *[(a.shape, a.dtype) for a in arrays])
         artifact = self._compiled.get(form)
         if artifact is None:
-            artifact = self._compiled[form] = self._compile(entry, tuple([type_of(a) for a in arrays]))
+            artifact = self._compiled[form] = self._compile(entry, tuple([_type(a) for a in arrays]))
         outputs = artifact.call(*arrays, self._key) if artifact.takes_key else artifact.call(*arrays)
         if self.guard and not (
             all(map(is_finite, outputs))
             and all(is_finite(self._state.next(n)) for n in self._state.types if n not in artifact.unchanged)
         ):
-            error = nonfinite_error(self._record(entry, arrays, Tape()))
+            error = nonfinite_error(self._record(entry, arrays, Tape(self._on)))
             if error is not None:
                 raise error
         if commit and not artifact.executable.commits:
@@ -313,11 +325,11 @@ class Runtime:
         """
         entry = f"grads_{self.mode}"
         arrays = [self._prepare(x) for x in batch]
-        function = self._record(entry, arrays, Tape())
-        reference = wide_values(function, [v.array for v in function.arguments])
-        found = {"exact": [v.array for v in function.results]}
+        function = self._record(entry, arrays, Tape(self._on))
+        reference = wide_values(function, [np.asarray(v.array) for v in function.arguments])
+        found = {"exact": [np.asarray(v.array) for v in function.results]}
         if self.backend.name != "eager":
-            found[self.numerics] = list(self._run_compiled(entry, arrays, commit=False))
+            found[self.numerics] = [np.asarray(a) for a in self._run_compiled(entry, arrays, commit=False)]
         kept = [n for n, m in enumerate(function.marks) if m is None or m.kind == "grad"]
         found["exact"] = [found["exact"][n] for n in kept]
         wide = [reference[function.results[n]] for n in kept]
@@ -330,17 +342,17 @@ class Runtime:
     def arguments(self, function: Function, *batch: Any) -> list[Array]:
         """The arrays that an entry's function would be run on now: a batch, the state and the seed's key."""
         inputs = iter([self._prepare(x) for x in batch])
-        arrays: list[Array] = []
+        arrays: list[Any] = []
         for value, role in zip(function.arguments, function.roles, strict=True):
             if value.type.dtype is key:
                 arrays.append(self._key.copy())
             else:
-                arrays.append(next(inputs) if role == "input" else np.array(self._state[value.name or ""]))
+                arrays.append(np.asarray(next(inputs)) if role == "input" else np.array(self._state[value.name or ""]))
         return arrays
 
     def module(self, *batch: Any) -> IRModule:
         """The traced IR of every entry for a batch (arrays or types; inputs, then target)."""
-        types = [x if isinstance(x, TensorType) else type_of(self._prepare(x)) for x in batch]
+        types = [x if isinstance(x, TensorType) else _type(self._prepare(x)) for x in batch]
         return entries_module(self.setting, self.name, types)
 
     # Mode
@@ -481,6 +493,11 @@ def entries_module(setting: Setting, name: str, types: Sequence[TensorType]) -> 
             module.add(function_of(setting, entry, mode, types[:-1] if entry == "forward" else types))
     module.add(function_of(setting, "train_step", "train", types))
     return module
+
+
+def _type(array: Any) -> TensorType:
+    """The type of an array on the host or a device."""
+    return array.type if isinstance(array, DeviceArray) else type_of(array)
 
 
 def _objective(spec: Any) -> Objective:

@@ -10,16 +10,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...ir import BackendError, Function, Instruction, Module, TensorType
-from ...ir.types import Array, f32, f64
+from ...ir import BackendError, Function, Instruction, Module
+from ...ir.types import Array
 from ...passes import NUMPY, PASSES, PIPELINES, UNFUSED, VERSION, PassManager, Provenance
 from ...passes.plan import ALIGNMENT as HOST_ALIGNMENT
 from .. import kernels
-from ..base import Executable, compile_module
+from ..base import Executable, compile_module, narrow
 from ..cuda import devices
 from ..cuda.device import ALIGNMENT
-from ..cuda.executable import CudaExecutable
-from ..cuda.program import CudaProgram
 from ..eager.interpret import run_instruction
 from .numpy_target import NumpyProgram
 
@@ -57,10 +55,7 @@ class CompiledBackend:
         return None if device == "cpu" else devices.unavailable(device)
 
     def supports(self, op: Instruction, device: str) -> bool:
-        def known(type_: TensorType) -> bool:
-            return not type_.dtype.floating or type_.dtype in (f32, f64)
-
-        return all(known(v.type) for v in (*op.operands, *op.results))
+        return narrow(op) is None
 
     def compile(self, func: Function, *, device: str, options: Mapping[str, Any]) -> Executable:
         """``options``: ``module`` around the function, ``verify_each``, a ``Provenance`` to fill as
@@ -85,6 +80,9 @@ class CompiledBackend:
         fast = options.get("numerics", "exact") == "fast"
         program: Executable
         if device != "cpu":
+            from ..cuda.executable import CudaExecutable
+            from ..cuda.program import CudaProgram
+
             stage = UNFUSED if options.get("unfused") else "planned"
             planned = lower(module, stage, device, verify_each=verify_each, provenance=provenance)
             program = CudaExecutable(
@@ -129,5 +127,7 @@ def program_text(module: Module, name: str, device: str) -> str:
         raise BackendError(
             f"no CUDA program: {', '.join(refused)} of dtypes other than float64, float32, integers and bool"
         )
+    from ..cuda.program import CudaProgram
+
     planned = lower(module, device=device)
     return CudaProgram(planned[name], planned).listing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,19 @@ import numpy as np
 from ...ir.types import Array, DType, TensorType
 from ...passes.plan import state_layout
 from ..state import state_sizes
-from .nest import Launch
 
 ALIGNMENT = 256
 """Bytes to which arrays in a device's memory are aligned."""
 Sizes = tuple[int, int, int, int, bool, bool]
 """Of a product: batches, m, k, n, whether a and whether b is transposed."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The grid and the block of a kernel, in threads ``(x, y)``."""
+
+    blocks: int
+    threads: tuple[int, int]
 
 
 class Device(ABC):

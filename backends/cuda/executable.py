@@ -32,7 +32,7 @@ class CudaExecutable(Executable):
         super().__init__(traced)
         self.program, self.device, self.source = program, device, program.source
         self.kernels = program.described
-        self.commits = in_place and program.may_commit and bool(traced.state())
+        self.commits = in_place and program.may_commit and any(traced.state())
         self._code = device.compile(program.units, list(program.kernels), program.fast)
         constants = program.blob()
         self.memory = PlannedMemory.of(
@@ -97,7 +97,7 @@ class CudaExecutable(Executable):
         return tuple(out)
 
     def _run(self, arrays: Sequence[Any], out: Sequence[Any] | None) -> tuple[Any, ...]:
-        if self.function.state():
+        if any(self.function.state()):
             return self._run_with_state(arrays)
         device, addresses = self.device, self.own()
         held: list[DeviceArray] = []
@@ -159,7 +159,7 @@ class CudaExecutable(Executable):
             side, turn = sides[turn], (turn + 1) % len(sides)
             run = side.start(given)
             if not self.commits:
-                return run.results()
+                return run.results(any(isinstance(a, DeviceArray) for a in given))
             return tuple([Pending(run, n) for n in range(len(self.program.results))])
 
         return call
@@ -260,19 +260,24 @@ class _Side:
         """Where a result begins in the memory of its buffer."""
         return ref.offset + (self.starts[int(ref.buffer[6:])] if ref.buffer.startswith("input ") else 0)
 
-    def collect(self) -> tuple[Array, ...]:
-        """The results of the run that is done, as arrays on the host."""
+    def collect(self, on_device: bool) -> tuple[Any, ...]:
+        """The results of the run that is done, as arrays on the host or the device."""
         executable = self.executable
         memories: dict[str, Any] | None = None
-        found: list[Array] = []
+        found: list[Any] = []
         for n, (ref, v) in enumerate(zip(executable.program.results, executable.program.memory.outputs, strict=True)):
             type_ = v.type
-            if n in self.host_results:
+            if n in self.host_results and not on_device:
                 found.append(self.host_results[n].view(type_.dtype.numpy).reshape(type_.array_shape).copy())
                 continue
             if memories is None:
                 memories = self.memories()
             memory = self.inputs if ref.buffer.startswith("input ") else memories[ref.buffer]
+            if on_device:
+                made = DeviceArray(executable.device, type_)
+                executable.device.copy(made.memory, 0, memory, self.offset(ref), type_.nbytes)
+                found.append(made)
+                continue
             out = np.empty(type_.array_shape, type_.dtype.numpy)
             executable.device.read(memory, self.offset(ref), out)
             found.append(out)
@@ -286,9 +291,9 @@ class Run:
         self.side = side
         self.mark: Any = side.executable.device.mark()
         self.error: IRError | None = None
-        self._found: tuple[Array, ...] = ()
+        self._found: tuple[Any, ...] = ()
 
-    def finish(self) -> None:
+    def finish(self, on_device: bool = False) -> None:
         """Wait, and raise what the step failed with: it changed nothing, and neither did those started after it."""
         if self.mark is None:
             return
@@ -297,7 +302,7 @@ class Run:
         self.mark = None
         self.error = executable.failure(self.side.host_status)
         if self.error is None:
-            self._found = self.side.collect()
+            self._found = self.side.collect(on_device)
             return
         later = [r for r in state.under_way if r.mark is not None]
         self.error.behind = len(later)
@@ -306,9 +311,9 @@ class Run:
             run.mark, run.error = None, self.error
         raise self.error
 
-    def results(self) -> tuple[Array, ...]:
+    def results(self, on_device: bool = False) -> tuple[Any, ...]:
         """The results, when they are there.  Raises what the step failed with."""
-        self.finish()
+        self.finish(on_device)
         if self.error is not None:
             raise self.error
         return self._found

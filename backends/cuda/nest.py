@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ...ir import Instruction, Value
 from ...ir.op import Elementwise, Gather, Join, Random32, Reduce, Source, View
@@ -20,6 +19,7 @@ from ...ir.types import DType, bool_, f64, i64, u32, u64
 from ...passes.loops import OUTER, REDUCED, Access, Bound, Nest, rules
 from ...passes.rewrite import repeated_number
 from .builder import CBuilder, memory_type, number, register_type
+from .device import Launch
 
 HEAD = "const long long *status"
 GUARD = "  if (*status) return;"
@@ -33,14 +33,6 @@ CHEAP = 24
 """Instructions up to which a map is cheap."""
 MOST_KEPT = 16
 """Elements of a value that a thread keeps from one phase to the next."""
-
-
-@dataclass(frozen=True)
-class Launch:
-    """The grid and the block of a kernel, in threads ``(x, y)``."""
-
-    blocks: int
-    threads: tuple[int, int]
 
 
 def row_threads(count: int) -> int:

@@ -14,7 +14,8 @@ from ..compiled.lowering import Lowering
 from ..compiled.memory import Ref
 from . import routines
 from .builder import HELPERS
-from .nest import KernelWriter, Launch
+from .device import Launch
+from .nest import KernelWriter
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from ...ir.op import Check, IndexWalk, Layout
 from ...ir.scalar import Scalar
 from ...ir.types import DType, TensorType, bool_
 from .builder import CBuilder, memory_type, number
-from .nest import BLOCK, GUARD, HEAD, MOST_THREADS, Launch
+from .device import Launch
+from .nest import BLOCK, GUARD, HEAD, MOST_THREADS
 
 Maker = Callable[[str], tuple[str, Launch]]
 """Writes a kernel under a name."""

@@ -7,14 +7,19 @@ from typing import Any
 
 from ...ir import Function, Instruction
 from .. import kernels
-from ..base import Executable
-from .interpret import Interpreter
+from ..base import Executable, narrow
+from ..cuda import devices
+from .interpret import HOST, Host, Interpreter
 from .tape import Tape
 
 
-def cpu_only(device: str) -> str | None:
-    """None for the CPU, else why not."""
-    return None if device == "cpu" else "this version runs on the CPU only"
+def host_or(device: str) -> Host:
+    """What computes ops on a device."""
+    if device == "cpu":
+        return HOST
+    from ..cuda.eager import DeviceOps
+
+    return DeviceOps.of(devices.find(device))
 
 
 class EagerBackend:
@@ -23,16 +28,16 @@ class EagerBackend:
     name = "eager"
 
     def unavailable(self, device: str) -> str | None:
-        return cpu_only(device)
+        return None if device == "cpu" else devices.unavailable(device)
 
     def supports(self, op: Instruction, device: str) -> bool:
-        return device == "cpu"
+        return device == "cpu" or narrow(op) is None
 
     def compile(self, func: Function, *, device: str, options: Mapping[str, Any]) -> Executable:
-        return Interpreter(func, options.get("module"))
+        return Interpreter(func, options.get("module"), host_or(device))
 
     def cache_key(self) -> str:
         return f"eager {kernels.table().description}"
 
 
-__all__ = ["EagerBackend", "Interpreter", "Tape", "cpu_only"]
+__all__ = ["EagerBackend", "Interpreter", "Tape", "host_or"]

@@ -111,7 +111,22 @@ def run_instruction(i: Instruction, arrays: Sequence[Array], module: Module | No
         raise blame(BackendError(f"there is not enough memory for {results}"), i.op.name, types, i.location) from None
 
 
-def run(function: Function, arrays: Sequence[Array], module: Module | None = None) -> tuple[Array, ...]:
+class Host:
+    """Ops one at a time on NumPy's arrays: what a tape and the interpreter run on."""
+
+    def array(self, x: Any) -> Any:
+        """An array of the caller's as one that ops run on."""
+        return np.asarray(x)
+
+    def run(self, i: Instruction, arrays: Sequence[Any], module: Module | None = None) -> tuple[Any, ...]:
+        """The results of one instruction; errors name its line."""
+        return run_instruction(i, arrays, module)
+
+
+HOST = Host()
+
+
+def run(function: Function, arrays: Sequence[Any], module: Module | None = None, on: Host = HOST) -> tuple[Any, ...]:
     """The results of a function on arrays, one op after the other; a value is dropped after its last use."""
     last: dict[Value, int] = {}
     for n, i in enumerate(function.instructions):
@@ -123,10 +138,10 @@ def run(function: Function, arrays: Sequence[Array], module: Module | None = Non
     for v, n in last.items():
         if n < len(ends):
             ends[n].append(v)
-    known: dict[Value, Array] = dict(zip(function.arguments, arrays, strict=True))
+    known: dict[Value, Any] = dict(zip(function.arguments, map(on.array, arrays), strict=True))
     with np.errstate(all="ignore"):
         for n, i in enumerate(function.instructions):
-            for r, a in zip(i.results, run_instruction(i, [known[o] for o in i.operands], module), strict=True):
+            for r, a in zip(i.results, on.run(i, [known[o] for o in i.operands], module), strict=True):
                 known[r] = a
             for v in ends[n]:
                 known.pop(v, None)
@@ -145,14 +160,14 @@ def values_of(function: Function, arrays: Sequence[Array], module: Module | None
 class Interpreter(Executable):
     """Runs a function op by op through the kernel table: for IR files, fallback and conformance."""
 
-    def __init__(self, function: Function, module: Module | None) -> None:
+    def __init__(self, function: Function, module: Module | None, on: Host = HOST) -> None:
         begin = time.perf_counter()
         super().__init__(function)
-        self.module = module
+        self.module, self.on = module, on
         self.source = str(function)
         values = sum(r.type.nbytes for i in function.instructions for r in i.results)
         self.memory = PlannedMemory(values, values, values)
         self.compile_seconds = time.perf_counter() - begin
 
     def run(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        return tuple(np.array(a) for a in run(self.function, arrays, self.module))
+        return tuple(np.array(a) for a in run(self.function, arrays, self.module, self.on))

@@ -13,7 +13,7 @@ from ...ir.build import Builder
 from ...ir.print import Names, instruction
 from ...ir.record import GraphBuilder
 from ...ir.types import Array, TensorType
-from .interpret import run_instruction
+from .interpret import HOST, Host
 
 
 class Tape(GraphBuilder):
@@ -21,11 +21,12 @@ class Tape(GraphBuilder):
 
     Iterating gives the records (op, operands, results, location), each value holding its array; printing gives IR text;
     ``gradients`` walks it backwards; ``to_ir`` makes it a function.  ``read_by`` lists the lines that read a value in Python:
-    where it is not empty, the recording depends on the data.
+    where it is not empty, the recording depends on the data.  ``on`` is what computes: the host, or a device, whose arrays the values hold.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on: Host = HOST) -> None:
         super().__init__()
+        self.on = on
         self.read_by: list[tuple[Location, ...]] = []
         self.layout: (
             tuple[str, list[tuple[Value, str | None]], list[tuple[Value, Mark | None]], dict[str, Any]] | None
@@ -38,13 +39,13 @@ class Tape(GraphBuilder):
 
     def argument(self, type: TensorType, name: str | None = None, array: Any = None) -> Value:
         value = super().argument(type, name)
-        value.array = np.asarray(array)
+        value.array = self.on.array(array)
         return value
 
     def bind(self, op: Op, operands: tuple[Value, ...], attrs: Mapping[str, Any]) -> tuple[Value, ...]:
         results = super().bind(op, operands, attrs)
         with np.errstate(all="ignore"):
-            arrays = run_instruction(self.instructions[-1], [o.array for o in operands])
+            arrays = self.on.run(self.instructions[-1], [o.array for o in operands])
         for value, array in zip(results, arrays, strict=True):
             value.array = array
         return results
@@ -61,7 +62,7 @@ class Tape(GraphBuilder):
         The walk is recorded on a copy, so the tape stays as it is.
         """
         inputs = [v for v in self.arguments if v.type.dtype.floating] if wrt is None else list(wrt)
-        scratch = Tape()
+        scratch = Tape(self.on)
         scratch.instructions = list(self.instructions)
         one = Builder(scratch).splat(1.0, of.type)
         found = reverse(scratch, list(self.instructions), [of], [one], inputs)

@@ -18,9 +18,8 @@ import pytest
 
 from tapeir.backends import kernels
 from tapeir.backends.compiled import lower
-from tapeir.backends.cuda.device import ALIGNMENT, Device, Sizes
+from tapeir.backends.cuda.device import ALIGNMENT, Device, Launch, Sizes
 from tapeir.backends.cuda.executable import CudaExecutable
-from tapeir.backends.cuda.nest import Launch
 from tapeir.backends.cuda.program import CudaProgram
 from tapeir.ir import Module
 from tapeir.ir.types import Array, DType
