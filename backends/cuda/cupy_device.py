@@ -21,7 +21,7 @@ from cupy.cuda import driver, nvrtc, runtime
 from nvmath.bindings import cublas
 
 from ...ir import BackendError
-from ...ir.types import DTYPES, Array, DType, TensorType, f32
+from ...ir.types import DTYPES, Array, DType, f32, type_of
 from .. import cache
 from .device import Device, DeviceArray, Launch, Sizes
 
@@ -65,6 +65,25 @@ def compiled(source: str, arch: str, fast: bool) -> bytes:
         nvrtc.destroyProgram(program)
     cache.write("kernels", key, code, f"CUDA kernels for {arch}")
     return code
+
+
+class Graph:
+    """A captured graph, ready to be launched."""
+
+    def __init__(self, captured: int, stream: int) -> None:
+        self._stream, self._destroy = stream, runtime.graphExecDestroy
+        try:
+            self._graph = runtime.graphInstantiate(captured)
+        finally:
+            runtime.graphDestroy(captured)
+        runtime.graphUpload(self._graph, stream)
+
+    def __call__(self) -> None:
+        runtime.graphLaunch(self._graph, self._stream)
+
+    def __del__(self) -> None:
+        with suppress(*FAILURES):
+            self._destroy(self._graph)
 
 
 class CupyDevice(Device):
@@ -230,21 +249,20 @@ class CupyDevice(Device):
         self._here()
         stream = self._stream
         try:
-            runtime.streamBeginCapture(stream, runtime.streamCaptureModeThreadLocal)
+            runtime.streamBeginCapture(stream, runtime.streamCaptureModeRelaxed)
             try:
                 work()
             except FAILURES:
                 with suppress(*FAILURES):
                     runtime.streamEndCapture(stream)
                 raise
-            graph = runtime.graphInstantiate(runtime.streamEndCapture(stream))
-            runtime.graphUpload(graph, stream)
+            graph = Graph(runtime.streamEndCapture(stream), stream)
         except FAILURES as error:
             if not self._said:
                 self._said = True
                 print(f"{self.name}: kernels are launched one by one, not as one CUDA graph: {error}", file=sys.stderr)
             return work
-        return lambda: runtime.graphLaunch(graph, stream)
+        return graph
 
     # Other libraries' arrays
 
@@ -261,10 +279,7 @@ class CupyDevice(Device):
             x = cupy.from_dlpack(array) if dlpack is not None else cupy.asarray(array)
             wanted = floating.numpy if x.dtype.kind == "f" else x.dtype
             x = cupy.ascontiguousarray(x, wanted).reshape(x.shape)
-        dtype = next((d for d in DTYPES.values() if d.numpy == x.dtype and d.name != "key"), None)
-        if dtype is None:
-            raise TypeError(f"an array of {x.dtype} is not of a dtype that TapeIR has")
-        return DeviceArray(self, TensorType(dtype, tuple(x.shape)), x.data)
+        return DeviceArray(self, type_of(x), x.data)
 
     def exported(self, array: DeviceArray) -> Any:
         self.wait(self.mark())

@@ -55,6 +55,11 @@ def find(name: str) -> Device:
     return _DEVICES[name]
 
 
+def forget() -> None:
+    """Close all devices: what was made on them stays valid, the next ``find`` opens them anew."""
+    _DEVICES.clear()
+
+
 @contextmanager
 def registered(name: str, device: Device) -> Generator[Device]:
     """A device under a name, for as long as the block runs."""

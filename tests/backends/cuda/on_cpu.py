@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ once = pytest.mark.skipif(
     reason="CUDA text does not depend on the kernel table: it is tested beside the native one",
 )
 SHIM = Path(__file__).with_name("shim.h")
-_HEAD = re.compile(r'extern "C" __global__ void __launch_bounds__\(\d+\) (\w+)\((.*)\) \{')
+HEAD = re.compile(r'extern "C" __global__ void __launch_bounds__\(\d+\) (\w+)\((.*)\) \{')
 
 
 @cache
@@ -71,7 +71,7 @@ def _wrapped(source: str) -> str:
     parts = [source]
     texts = re.split(r"(?=extern \"C\" __global__)", source)
     for text in texts:
-        head = _HEAD.match(text)
+        head = HEAD.match(text)
         if head is None:
             continue
         passed: list[str] = []
@@ -84,6 +84,37 @@ def _wrapped(source: str) -> str:
             f"  launch([&] {{ {head[1]}({', '.join(passed)}); }}, blocks, x, y, {together});\n}}"
         )
     return "\n".join(parts)
+
+
+@lru_cache(maxsize=64)
+def compiled(source: str) -> Any:
+    """A library with ``run_NAME(arguments, blocks, x, y)`` for every kernel of a source."""
+    found = compiler()
+    assert found is not None
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "program.so"
+        done = subprocess.run(
+            [found, *FLAGS, "-include", str(_prepared()), "-shared", "-x", "c++", "-", "-o", str(library)],
+            input=_wrapped(source), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{done.stderr}\n{source}"
+        return ctypes.CDLL(str(library))
+
+
+def contracted(dtype: DType, a: int, b: int, out: int, sizes: Sizes) -> None:
+    """A product of row-major matrices at addresses, by the kernel table."""
+    batches, m, k, n, ta, tb = sizes
+
+    def array(address: int, *shape: int) -> Array:
+        count = int(np.prod(shape)) * dtype.numpy.itemsize
+        raw = (ctypes.c_uint8 * count).from_address(address)
+        return np.ctypeslib.as_array(raw).view(dtype.numpy).reshape(shape)
+
+    x, y = array(a, batches, *((k, m) if ta else (m, k))), array(b, batches, *((n, k) if tb else (k, n)))
+    with np.errstate(all="ignore"):
+        kernels.table().contract(dtype)(
+            np.ascontiguousarray(x), np.ascontiguousarray(y), array(out, batches, m, n), ta, tb
+        )
 
 
 class CpuDevice(Device):
@@ -114,21 +145,9 @@ class CpuDevice(Device):
         kernels: dict[str, Any] = {}
         for source in sources:
             if source not in self.compiled:
-                self.compiled[source] = self._compiled(source)
+                self.compiled[source] = compiled(source)
             kernels.update({n: getattr(self.compiled[source], f"run_{n}") for n in names if f" {n}(" in source})
         return kernels
-
-    def _compiled(self, source: str) -> Any:
-        found = compiler()
-        assert found is not None
-        with tempfile.TemporaryDirectory() as folder:
-            library = Path(folder) / "program.so"
-            done = subprocess.run(
-                [found, *FLAGS, "-include", str(_prepared()), "-shared", "-x", "c++", "-", "-o", str(library)],
-                input=_wrapped(source), capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            assert done.returncode == 0, f"{done.stderr}\n{source}"
-            return ctypes.CDLL(str(library))
 
     def launch(self, kernel: Any, launch: Launch, arguments: Sequence[int]) -> Callable[[], None]:
         words = (ctypes.c_uint64 * len(arguments))(*arguments)
@@ -152,21 +171,9 @@ class CpuDevice(Device):
         """Everything is done at once."""
 
     def product(self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, fast: bool) -> Callable[[], None]:
-        batches, m, k, n, ta, tb = sizes
-
-        def array(address: int, *shape: int) -> Array:
-            count = int(np.prod(shape)) * dtype.numpy.itemsize
-            raw = (ctypes.c_uint8 * count).from_address(address)
-            return np.ctypeslib.as_array(raw).view(dtype.numpy).reshape(shape)
-
-        x, y = array(a, batches, *((k, m) if ta else (m, k))), array(b, batches, *((n, k) if tb else (k, n)))
-
         def compute() -> None:
             self.launched += 1
-            with np.errstate(all="ignore"):
-                kernels.table().contract(dtype)(
-                    np.ascontiguousarray(x), np.ascontiguousarray(y), array(out, batches, m, n), ta, tb
-                )
+            contracted(dtype, a, b, out, sizes)
 
         return compute
 

@@ -1,0 +1,304 @@
+"""Stand-ins for CuPy and nvmath that do the work on the host, as late as CUDA may: when somebody waits for it.
+
+Only what ``cupy_device.py`` uses is here.  Work asked for while a stream is captured goes to the graph and is done at each of its launches.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import types
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from enum import IntEnum
+from importlib.machinery import ModuleSpec
+from typing import Any, Self
+
+import numpy as np
+
+from tapeir.backends.cuda import devices
+from tapeir.ir.types import Array, f32, f64
+
+from .on_cpu import HEAD, compiled, contracted
+
+Work = Callable[[], None]
+DEVICE = "tapeir.backends.cuda.cupy_device"
+
+
+class CudaError(RuntimeError):
+    """What a failing call raises."""
+
+
+class OutOfMemoryError(MemoryError):
+    """CuPy's."""
+
+
+class Stream:
+    """Work in order, done up to somewhere."""
+
+    known: dict[int, Stream] = {}
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        self.ptr = 1000 + len(self.known)
+        self.known[self.ptr] = self
+        self.work: list[Work] = []
+        self.done = 0
+        self.captured: list[Work] | None = None
+
+    def ask(self, work: Work) -> None:
+        (self.work if self.captured is None else self.captured).append(work)
+
+    def run(self, end: int | None = None) -> None:
+        end = len(self.work) if end is None else end
+        while self.done < end:
+            self.done += 1
+            self.work[self.done - 1]()
+
+    def record(self, event: Event | None = None) -> Event:
+        event = event or Event()
+        event.record(self)
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        stream, end = event.at
+        self.ask(lambda: stream.run(end))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Event:
+    """A place in a stream."""
+
+    def __init__(self, disable_timing: bool = False) -> None:
+        self.at: tuple[Stream, int] = NULL, 0
+
+    def record(self, stream: Stream) -> None:
+        assert stream.captured is None
+        self.at = stream, len(stream.work)
+
+    def synchronize(self) -> None:
+        stream, end = self.at
+        stream.run(end)
+
+
+NULL = Stream()
+
+
+class Memory:
+    """Memory that is never given back: work that is still to be done may use it."""
+
+    def __init__(self, nbytes: int) -> None:
+        raw = np.full(nbytes + 512, 0xAB, np.uint8)
+        start = -raw.ctypes.data % 256
+        self.array = raw[start : start + nbytes]
+        self.ptr = int(self.array.ctypes.data)
+
+
+class Device:
+    """The only device."""
+
+    def __init__(self, number: int) -> None:
+        assert number == 0
+
+    __enter__, __exit__ = Stream.__enter__, Stream.__exit__
+
+
+class FakeCuda:
+    """The state of the stand-ins: what was launched, and faults to come."""
+
+    def __init__(self) -> None:
+        self.memory: list[Memory] = []
+        self.libraries: list[Any] = []
+        self.functions: list[Any] = []
+        self.graphs: list[list[Work]] = []
+        self.launched = self.replayed = 0
+        self.room = 1 << 40
+        self.cannot_capture = False
+
+    def alloc(self, nbytes: int) -> Memory:
+        if nbytes > self.room:
+            raise OutOfMemoryError(f"Out of memory allocating {nbytes} bytes")
+        self.room -= nbytes
+        self.memory.append(Memory(nbytes))
+        return self.memory[-1]
+
+    def memcpy(self, to: int, source: int, nbytes: int, kind: int, stream: int) -> None:
+        Stream.known[stream].ask(lambda: void(ctypes.memmove(to, source, nbytes)))
+
+    def memset(self, to: int, value: int, nbytes: int, stream: int) -> None:
+        Stream.known[stream].ask(lambda: void(ctypes.memset(to, value, nbytes)))
+
+    def begin_capture(self, stream: int, mode: int) -> None:
+        if self.cannot_capture:
+            raise CudaError("cudaErrorStreamCaptureUnsupported")
+        Stream.known[stream].captured = []
+
+    def end_capture(self, stream: int) -> int:
+        found, Stream.known[stream].captured = Stream.known[stream].captured, None
+        assert found is not None
+        self.graphs.append(found)
+        return len(self.graphs) - 1
+
+    def launch_graph(self, graph: int, stream: int) -> None:
+        self.replayed += 1
+        for work in self.graphs[graph]:
+            Stream.known[stream].ask(work)
+
+    def compile(self, source: str, options: tuple[str, ...]) -> bytes:
+        assert any(o.startswith("--gpu-architecture=sm_90") for o in options)
+        counts = {name: given.count(", ") + 1 for name, given in HEAD.findall(source)}
+        self.libraries.append((compiled(source), counts))
+        return str(len(self.libraries) - 1).encode()
+
+    def function(self, module: int, name: str) -> int:
+        library, counts = self.libraries[module - 1]
+        self.functions.append((getattr(library, f"run_{name}"), counts[name]))
+        return len(self.functions)
+
+    def launch(self, f: int, grid: int, *rest: int) -> None:
+        gy, gz, bx, by, bz, shared, stream, given, extra = rest
+        assert grid >= 1
+        assert (gy, gz, bz, shared, extra) == (1, 1, 1, 0, 0)
+        kernel, count = self.functions[f - 1]
+        places = (ctypes.c_void_p * count).from_address(given)
+        words = (ctypes.c_uint64 * count)(*[ctypes.c_uint64.from_address(p or 0).value for p in places])
+
+        def start() -> None:
+            self.launched += 1
+            kernel(words, grid, bx, by)
+
+        Stream.known[stream].ask(start)
+
+
+def void(_: object) -> None:
+    """Nothing."""
+
+
+class Blas:
+    """cuBLAS on the host: columns first, by way of the transpose."""
+
+    class cuBLASError(RuntimeError): ...
+
+    class Operation(IntEnum):
+        N, T = 0, 1
+
+    class Math(IntEnum):
+        DEFAULT_MATH, TF32_TENSOR_OP_MATH = 0, 3
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda, self.stream = cuda, NULL
+
+    def create(self) -> int:
+        return 1
+
+    def set_stream(self, handle: int, stream: int) -> None:
+        self.stream = Stream.known[stream]
+
+    def set_workspace(self, handle: int, workspace: int, nbytes: int) -> None:
+        assert workspace % 256 == 0
+
+    def set_math_mode(self, handle: int, mode: int) -> None:
+        assert mode in (0, 3)
+
+    def _gemm(self, kind: Any) -> Callable[..., None]:
+        def gemm(handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, *rest: int) -> None:
+            a, lda, b, ldb, beta, c, ldc = rest
+            assert (lda, ldb, ldc) == (k if ta else m, n if tb else k, m)
+            self._ask(kind, (alpha, beta), a, b, c, (1, n, k, m, bool(tb), bool(ta)))
+
+        return gemm
+
+    def _batched(self, kind: Any) -> Callable[..., None]:
+        def gemm(handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, *rest: int) -> None:
+            a, lda, sa, b, ldb, sb, beta, c, ldc, sc, batches = rest
+            assert (lda, ldb, ldc, sa, sb, sc) == (k if ta else m, n if tb else k, m, m * k, n * k, m * n)
+            self._ask(kind, (alpha, beta), a, b, c, (batches, n, k, m, bool(tb), bool(ta)))
+
+        return gemm
+
+    def _ask(self, kind: Any, factors: tuple[int, int], a: int, b: int, c: int, sizes: Any) -> None:
+        read = ctypes.c_float if kind is f32 else ctypes.c_double
+        assert [read.from_address(f).value for f in factors] == [1.0, 0.0]
+
+        def compute() -> None:
+            self.cuda.launched += 1
+            contracted(kind, b, a, c, sizes)
+
+        self.stream.ask(compute)
+
+
+def modules(cuda: FakeCuda) -> dict[str, Any]:
+    """The modules by name."""
+    runtime = types.SimpleNamespace(
+        CUDARuntimeError=CudaError, getDeviceCount=lambda: 1, setDevice=void, deviceGetAttribute=lambda a, n: {75: 9, 76: 0}[a],
+        memcpyHostToDevice=1, memcpyDeviceToHost=2, memcpyDeviceToDevice=3, streamCaptureModeRelaxed=2, memcpyAsync=cuda.memcpy,
+        memsetAsync=cuda.memset, streamSynchronize=lambda s: Stream.known[s].run(), memGetInfo=lambda: (cuda.room, 1 << 40),
+        streamBeginCapture=cuda.begin_capture, streamEndCapture=cuda.end_capture, graphInstantiate=lambda g: g, graphDestroy=void,
+        graphExecDestroy=void, graphUpload=lambda g, s: None, graphLaunch=cuda.launch_graph,
+    )  # fmt: skip
+    driver = types.SimpleNamespace(
+        CUDADriverError=CudaError, moduleLoadData=lambda code: int(code) + 1, moduleGetFunction=cuda.function, launchKernel=cuda.launch,
+    )  # fmt: skip
+    programs: list[Any] = []
+
+    def create(source: str, name: str, headers: Any, names: Any) -> int:
+        programs.append(source)
+        return len(programs) - 1
+
+    def compile_(program: int, options: tuple[str, ...]) -> None:
+        programs[program] = cuda.compile(programs[program], options)
+
+    nvrtc = types.SimpleNamespace(
+        NVRTCError=CudaError, getVersion=lambda: (13, 0), createProgram=create, compileProgram=compile_,
+        getCUBIN=lambda p: programs[p], getProgramLog=lambda p: "", destroyProgram=void,
+    )  # fmt: skip
+    pool = types.SimpleNamespace(
+        used_bytes=lambda: sum(m.array.nbytes for m in cuda.memory), total_bytes=lambda: sum(m.array.nbytes for m in cuda.memory)
+    )  # fmt: skip
+    blas: Any = Blas(cuda)
+    for kind, letter in ((f32, "s"), (f64, "d")):
+        setattr(blas, f"{letter}gemm", blas._gemm(kind))
+        setattr(blas, f"{letter}gemm_strided_batched", blas._batched(kind))
+
+    def module(name: str, **content: Any) -> Any:
+        made: Any = types.ModuleType(name)
+        made.__spec__ = ModuleSpec(name, None)
+        made.__dict__.update(content)
+        return made
+
+    def pinned(nbytes: int) -> Array:
+        return np.full(nbytes, 0xCD, np.uint8)
+
+    in_cuda = module(
+        "cupy.cuda", driver=driver, nvrtc=nvrtc, runtime=runtime, Device=Device, Stream=Stream, Event=Event, alloc=cuda.alloc,
+        alloc_pinned_memory=pinned, memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError), get_current_stream=lambda: NULL,
+    )  # fmt: skip
+    cupy = module("cupy", cuda=in_cuda, get_default_memory_pool=lambda: pool)
+    bindings = module("nvmath.bindings", cublas=blas)
+    return {
+        "cupy": cupy,
+        "cupy.cuda": in_cuda,
+        "nvmath": module("nvmath", bindings=bindings),
+        "nvmath.bindings": bindings,
+    }
+
+
+@contextmanager
+def fake_cuda(cache: Any) -> Generator[FakeCuda]:
+    """Inside the block CuPy, nvmath and a device seem to be there; ``cache`` is pytest's monkeypatch."""
+    cache.setenv("TAPEIR_CACHE", "off")
+    cuda = FakeCuda()
+    made = modules(cuda)
+    before = {n: sys.modules.pop(n, None) for n in (*made, DEVICE)}
+    sys.modules.update(made)
+    try:
+        yield cuda
+    finally:
+        for name, module in before.items():
+            sys.modules.pop(name, None)
+            if module is not None:
+                sys.modules[name] = module
+        devices.forget()
