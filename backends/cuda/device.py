@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...ir.errors import BackendError
 from ...ir.types import Array, DType, TensorType
 from ...passes.plan import state_layout
 from ..state import state_sizes
@@ -203,8 +204,8 @@ class DeviceState:
     def __init__(self, types: Mapping[str, TensorType], device: Device) -> None:
         self.types, self.device = dict(types), device
         self.slots = state_layout(self.types, ALIGNMENT)
-        sizes = state_sizes(self.slots)
-        self.sets: list[dict[DType, Any] | None] = [{d: device.allocate(n) for d, n in sizes.items()}, None]
+        self.sets: list[dict[DType, Any] | None] = [None, None]
+        self.buffers(0)
         self.current = 0
         self.under_way: list[Any] = []
 
@@ -212,7 +213,14 @@ class DeviceState:
         """The flat buffers of one of the two sets, which is made at its first use."""
         found = self.sets[which]
         if found is None:
-            found = self.sets[which] = {d: self.device.allocate(n) for d, n in state_sizes(self.slots).items()}
+            sizes = state_sizes(self.slots)
+            try:
+                found = self.sets[which] = {d: self.device.allocate(n) for d, n in sizes.items()}
+            except MemoryError as error:
+                total = sum(sizes.values())
+                raise BackendError(
+                    f"not enough memory on {self.device.name} for {total} bytes of state: {error}"
+                ) from None
         return found
 
     def settle(self) -> None:

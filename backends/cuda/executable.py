@@ -13,6 +13,7 @@ from ..base import Bound, Executable, PlannedMemory
 from ..compiled.memory import Ref
 from .device import ALIGNMENT, Device, DeviceArray, DeviceState
 from .program import Call, CudaProgram, KernelCall
+from .shortage import shortage
 
 STATUS_BYTES = 64
 WITH_THE_STEP = 1 << 16
@@ -38,13 +39,20 @@ class CudaExecutable(Executable):
         self.memory = PlannedMemory.of(
             program.function, constants.nbytes + sum(v.type.nbytes for v in program.memory.caller)
         )
-        self._own = {"arena": device.allocate(program.memory.arena_bytes)}
+        self._own = {"arena": self.allocate(program.memory.arena_bytes)}
         if constants.nbytes:
-            self._own["constants"] = device.allocate(constants.nbytes)
+            self._own["constants"] = self.allocate(constants.nbytes)
             device.write(self._own["constants"], 0, constants)
         self._status = device.allocate(STATUS_BYTES)
         self._state: DeviceState | None = None
         self._last: tuple[Mapping[str, int], list[Callable[[], None]]] = {}, []
+
+    def allocate(self, nbytes: int) -> Any:
+        """Memory for the program.  Raises ``BackendError`` with its largest values where there is not enough."""
+        try:
+            return self.device.allocate(nbytes)
+        except MemoryError:
+            raise shortage(self.program.function, self.device.name, nbytes, self.device.used()) from None
 
     # Launches
 
@@ -172,7 +180,7 @@ class _Side:
         self.executable, self.state = executable, state
         device, program = executable.device, executable.program
         starts, end = _packed([v.type.nbytes for v in program.function.inputs()])
-        self.inputs = device.allocate(end)
+        self.inputs = executable.allocate(end)
         self.starts = starts
         self.host_inputs = device.pinned(end)
         self.views = [
@@ -181,7 +189,7 @@ class _Side:
         ]
         sizes = [v.type.nbytes for v in program.memory.outputs]
         self.outputs = {
-            f"output {n}": device.allocate(size)
+            f"output {n}": executable.allocate(size)
             for n, (ref, size) in enumerate(zip(program.results, sizes, strict=True))
             if ref.buffer == f"output {n}"
         }
