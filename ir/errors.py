@@ -41,7 +41,7 @@ class IRError(Exception):
         self.locations = tuple(locations)
         self.op = ""
         """The op that failed, once ``record.blame`` has named it."""
-        self.behind = 0
+        self.behind: int | None = None
         """How many steps had been started after the one that failed, where that is known only later (on CUDA)."""
 
     def __str__(self) -> str:

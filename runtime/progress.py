@@ -6,14 +6,18 @@ import json
 import math
 import os
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, SupportsFloat
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..ir.errors import DataError
+
+REFRESH = 0.1
+"""Seconds between two losses on the bar."""
 
 
 class Reporter:
@@ -21,6 +25,7 @@ class Reporter:
 
     def __init__(self, total: int, log_every: int, bar: bool | None) -> None:
         self.total, self.log_every = total, log_every
+        self._shown = 0.0
         self._console = Console(highlight=False, soft_wrap=True)
         shown = sys.stdout.isatty() if bar is None else bar
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -38,12 +43,19 @@ class Reporter:
         if self._bar is not None:
             self._bar.stop()
 
-    def step(self, step: int, loss: float) -> None:
-        """Report one update."""
+    def step(self, step: int, loss: SupportsFloat) -> None:
+        """Report one update; the loss is read only where it is shown."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=f"loss {loss:.4f}")
+            self._bar.update(self._task, completed=step)
+            if time.monotonic() - self._shown >= REFRESH or step == self.total:
+                self._shown = time.monotonic()
+                self._bar.update(self._task, description=f"loss {float(loss):.4f}")
         if self.log_every and (step % self.log_every == 0 or step == self.total):
-            self._console.print(f"step {step:>{len(str(self.total))}}  loss {loss:.6g}", markup=False)
+            self.line(f"step {step:>{len(str(self.total))}}  loss {float(loss):.6g}")
+
+    def line(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(text, markup=False)
 
 
 class RunLog:

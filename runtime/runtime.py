@@ -318,6 +318,10 @@ class Runtime:
             unchanged,
         )
 
+    def device_memory(self) -> Mapping[str, int] | None:
+        """Bytes ``used``, ``reserved``, ``free`` and ``total`` of the device's memory; None on the CPU."""
+        return None if self._on is HOST else self._on.device.used()
+
     def distance(self, *batch: Any) -> dict[str, float]:
         """How far the loss and the gradients of a batch are from a float64 evaluation, in exact numerics and in the runtime's.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..ir.errors import CheckpointError, DataError, IRError
 from ..ir.source import user_line
 from . import checkpoint
 from .data import Dataset, Loader
-from .memory import peak_memory
+from .memory import MemoryWatch, peak_memory, watch_every
 from .progress import Reporter, RunLog
 from .runtime import FORMAT, Loss, Runtime, runtime_dtype
 
@@ -69,7 +69,8 @@ class TrainOptions:
     """How long and on which batches to train.
 
     ``steps`` counts updates from step 0, also after ``resume``; with neither ``steps`` nor ``epochs`` there is one; with both,
-    whichever comes first.  ``stop_at`` ends this process's part of the run early.
+    whichever comes first.  ``stop_at`` ends this process's part of the run early.  ``cuda_mem_watch`` samples the device's allocator every
+    so many updates; 0 does so in runs of 1000 steps and more on CUDA, ten times a run.
     """
 
     steps: int | None = None
@@ -79,6 +80,7 @@ class TrainOptions:
     shuffle: bool = True
     log_every: int = 0
     log: str | os.PathLike[str] | None = None
+    cuda_mem_watch: int = 0
     checkpoint: str | os.PathLike[str] | None = None
     checkpoint_every: int = 0
     resume: str | os.PathLike[str] | None = None
@@ -86,7 +88,7 @@ class TrainOptions:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "epochs", "stop_at", "log_every", "checkpoint_every"):
+        for name in ("steps", "epochs", "stop_at", "log_every", "cuda_mem_watch", "checkpoint_every"):
             value = getattr(self, name)
             if not _is_count(value) and not (value is None and name in ("steps", "epochs", "stop_at")):
                 raise ValueError(f"{name}={value!r}: it is an integer of at least 0")
@@ -171,6 +173,17 @@ def evaluate(runtime: Runtime, dataset: Dataset) -> Evaluation:
     return Evaluation(loss / len(dataset), {name: t / len(dataset) for name, t in totals.items()}, len(dataset))
 
 
+@contextmanager
+def _in_step(started: int, now: int) -> Generator[None]:
+    """Errors name the step they happened in: ``now``, or one of those ``started`` before if it shows only later."""
+    try:
+        yield
+    except IRError as error:
+        step = now if error.behind is None else started - error.behind
+        error.message += f"\n  in step {step}"
+        raise
+
+
 class Advanced:
     """The training machinery opened up, for custom loops: a runtime, single steps, modes, loaders and callbacks."""
 
@@ -248,22 +261,17 @@ class Advanced:
         last = min(total, options.stop_at) if options.stop_at is not None else total
         try:
             with self.in_mode("train"):
-                report = self._loop(loader, options, first, last)
+                report = self._loop(loader, options, first, last, total)
         finally:
             self.callbacks = own
         if options.checkpoint is not None:
             self.runtime.save(options.checkpoint)
         return Trained(self.runtime, report)
 
-    def _step(self, batch: Sequence[Any], number: int) -> float:
-        try:
-            return float(self.step(batch))
-        except IRError as error:
-            error.message += f"\n  in step {number}"
-            raise
-
-    def _loop(self, loader: Loader, options: TrainOptions, first: int, last: int) -> Report:
-        losses: list[float] = []
+    def _loop(self, loader: Loader, options: TrainOptions, first: int, last: int, total: int) -> Report:
+        losses: list[Loss] = []
+        every = watch_every(options.cuda_mem_watch, total, self.config.device.startswith("cuda"))
+        watch = MemoryWatch(every, last, total) if every else None
         log = RunLog(options.log, first)
         lr = self.config.optimizer.lr
         self.notify("on_train_start")
@@ -271,14 +279,23 @@ class Advanced:
         try:
             with Reporter(last, options.log_every, options.progress) as reporter:
                 for step, (epoch, batch) in zip(range(first + 1, last + 1), loader.steps(first), strict=False):
-                    loss = self._step(batch, step)
+                    with _in_step(step - 1, step):
+                        loss = self.step(batch)
                     losses = [losses[0] if losses else loss, loss]
-                    reporter.step(step, loss)
-                    if options.log is not None:
-                        log.write(
-                            step=step, loss=loss, lr=lr, seconds=time.perf_counter() - begin, memory=peak_memory()
-                        )
-                    self.notify("on_step", step, loss)
+                    with _in_step(step, step):
+                        reporter.step(step, loss)
+                        if options.log is not None:
+                            log.write(
+                                step=step, loss=float(loss), lr=lr, seconds=time.perf_counter() - begin, memory=peak_memory(),
+                            )  # fmt: skip
+                        if self.callbacks:
+                            number = float(loss)
+                    if self.callbacks:
+                        self.notify("on_step", step, number)
+                    if watch is not None and watch.due(step):
+                        with _in_step(step, step):
+                            float(loss)
+                        reporter.line(watch.sample(step, self.runtime.device_memory() or {}))
                     if step % len(loader) == 0:
                         self.notify("on_epoch_end", epoch)
                     if (
@@ -287,12 +304,16 @@ class Advanced:
                         and step % options.checkpoint_every == 0
                     ):
                         self.runtime.save(options.checkpoint)
+                with _in_step(last, last):
+                    read = [float(x) for x in losses]
+                if watch is not None:
+                    reporter.line(f"cuda_mem {watch.verdict()}")
         finally:
             log.close()
         seconds = time.perf_counter() - begin
         self.notify("on_train_end")
         done = max(last - first, 0)
-        before, after = (losses[0], losses[1]) if losses else (None, None)
+        before, after = read or (None, None)
         return Report(done, before, after, seconds, done / seconds if seconds else 0.0, peak_memory())
 
 

@@ -142,6 +142,9 @@ def run(
     ] = None,
     log_every: Annotated[int | None, typer.Option(help="Print the loss every N updates.")] = None,
     log: Annotated[Path | None, typer.Option(help="JSON-lines file: one line an update.")] = None,
+    cuda_mem_watch: Annotated[
+        int | None, typer.Option(help="On CUDA, print the allocator's numbers every N updates, and a verdict.")
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Write the state here at the end (safetensors).")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on from a saved state.")] = None,
     numerics: Numerics = None,
@@ -164,7 +167,8 @@ def run(
     sys.excepthook = _explain(debug)
     request = RunRequest(save, json, entry, inputs, outputs)
     _usage(lambda: commands.run(model, request, given(
-        steps=steps, epochs=epochs, stop_at=stop_at, log_every=log_every, log=log, resume=resume, numerics=numerics, guard=guard,
+        steps=steps, epochs=epochs, stop_at=stop_at, log_every=log_every, log=log, cuda_mem_watch=cuda_mem_watch,
+        resume=resume, numerics=numerics, guard=guard,
         progress=False if no_progress else None,
     )))  # fmt: skip
 
