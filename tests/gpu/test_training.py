@@ -1,0 +1,229 @@
+"""Training on a CUDA device: steps under way, failures, memory, other libraries' arrays, and the command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tapeir as tp
+from tapeir import nn
+from tapeir.ir.errors import NonFiniteError, OutOfRangeError
+
+from .device import needs_device, same
+
+pytestmark = needs_device
+X = np.random.default_rng(0).standard_normal((12, 8)).astype(np.float32)
+Y = np.arange(12) % 3
+
+
+def runtime(backend: str = "compiled", device: str = "cuda", **options: Any) -> tp.Runtime:
+    model = nn.Sequential(
+        nn.Linear(8, 16, bias=False), nn.BatchNorm1d(16), nn.GELU(), nn.Dropout(0.2), nn.Linear(16, 3)
+    )
+    optimizer = tp.optim.Adam(lr=0.01)
+    return tp.Runtime(model, objective="cross_entropy", optimizer=optimizer, backend=backend, device=device, **options)
+
+
+def state(rt: tp.Runtime) -> dict[str, Any]:
+    return {**rt.params, **rt.buffers, **rt.optimizer_state}
+
+
+def test_losses_may_be_read_late(capsys: pytest.CaptureFixture[str]) -> None:
+    late, soon = runtime(), runtime()
+    batches = [(X * (n + 1), (Y + n) % 3) for n in range(20)]
+    losses = [late.step(*b) for b in batches]
+    assert [float(x) for x in losses] == [float(soon.step(*b)) for b in batches]
+    assert all(same(a, state(soon)[n]) for n, a in state(late).items())
+    assert late.step_count == 20
+    assert "not as one CUDA graph" not in capsys.readouterr().err
+
+
+def test_masks_are_those_of_the_cpu() -> None:
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 1))
+    here, there = (tp.Runtime(model, backend="compiled", device=d, seed=3) for d in ("cpu", "cuda"))
+    np.testing.assert_allclose(there.predict(X), here.predict(X), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+def test_a_failing_step_changes_nothing(backend: str) -> None:
+    rt = runtime(backend)
+    for _ in range(3):
+        float(rt.step(X, Y))
+    before = state(rt)
+    with pytest.raises(OutOfRangeError, match="index 7 is out of range"):
+        float(rt.step(X, np.where(Y == 1, 7, Y)))
+    assert all(same(a, state(rt)[n]) for n, a in before.items())
+    float(rt.step(X, Y))
+    assert rt.step_count == 4
+
+
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+def test_the_guard(backend: str) -> None:
+    rt = runtime(backend, guard="nonfinite")
+    float(rt.step(X, Y))
+    before = state(rt)
+    with pytest.raises(NonFiniteError):
+        rt.step(np.full_like(X, np.nan), Y)
+    assert all(same(a, state(rt)[n]) for n, a in before.items())
+    float(rt.step(X, Y))
+
+
+def test_save_and_resume(tmp_path: Path) -> None:
+    whole, first = runtime(), runtime()
+    for _ in range(4):
+        float(first.step(X, Y))
+    first.save(tmp_path / "half.safetensors")
+    model = nn.Sequential(
+        nn.Linear(8, 16, bias=False), nn.BatchNorm1d(16), nn.GELU(), nn.Dropout(0.2), nn.Linear(16, 3)
+    )
+    second = tp.Runtime.load(tmp_path / "half.safetensors", model, backend="eager", device="cuda")
+    losses = [float(second.step(X, Y)) for _ in range(4)]
+    assert [float(whole.step(X, Y)) for _ in range(8)][4:] == losses
+    assert all(same(a, state(second)[n]) for n, a in state(whole).items())
+
+
+def test_large_batches_are_copied_while_steps_run() -> None:
+    model = nn.Sequential(nn.Linear(3000, 16), nn.ReLU(), nn.Linear(16, 2))
+    here, there = (
+        tp.Runtime(model, optimizer=tp.optim.SGD(lr=1e-4), backend="compiled", device=d) for d in ("cpu", "cuda")
+    )
+    batches = [(np.full((64, 3000), n / 9, np.float32), np.ones((64, 2), np.float32)) for n in range(9)]
+    losses = [there.step(*b) for b in batches]
+    np.testing.assert_allclose([float(x) for x in losses], [float(here.step(*b)) for b in batches], rtol=1e-3)
+
+
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+def test_memory_that_runs_out(backend: str) -> None:
+    rt = tp.Runtime(
+        nn.Sequential(nn.Linear(1, 1 << 16), nn.GELU(), nn.Linear(1 << 16, 1)), backend=backend, device="cuda"
+    )
+    x, y = np.ones((4, 1), np.float32), np.ones((4, 1), np.float32)
+    float(rt.step(x, y))
+    before = state(rt)
+    free = (rt.device_memory() or {})["free"]
+    rows = free // (1 << 18) + 1024
+    big = np.ones((rows, 1), np.float32)
+    with pytest.raises(tp.BackendError, match="memory") as raised:
+        float(rt.step(big, big))
+    assert "test_training.py:" in str(raised.value)
+    if backend == "compiled":
+        assert "largest values" in str(raised.value)
+        assert f"f32[{rows}, 65536]" in str(raised.value)
+    rt.tape = None
+    assert all(same(a, state(rt)[n]) for n, a in before.items())
+    float(rt.step(x, y))
+
+
+def test_ten_thousand_steps_need_no_more_memory() -> None:
+    rt = runtime()
+    for _ in range(100):
+        rt.step(X, Y)
+    float(rt.step(X, Y))
+    before, host = rt.device_memory(), _resident()
+    for _ in range(10_000):
+        loss = rt.step(X, Y)
+    float(loss)
+    after = rt.device_memory()
+    assert before is not None
+    assert after is not None
+    assert after["used"] == before["used"]
+    assert after["reserved"] == before["reserved"]
+    assert _resident() - host < 8 << 20
+
+
+def _resident() -> int:
+    if not sys.platform.startswith("linux"):
+        return 0
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_a_planted_leak_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    import cupy
+
+    class Leak:
+        held: list[Any] = []
+
+        def on_step(self, trainer: Any, step: int, loss: float) -> None:
+            self.held.append(cupy.zeros(1 << 18, cupy.uint8))
+
+    data = tp.data.arrays(X, Y)
+    config = tp.Trainer.Config(backend="compiled", device="cuda", objective="cross_entropy")
+    for callbacks, verdict in (((), "cuda_mem steady"), ((Leak(),), f"cuda_mem growing {1 << 18} bytes/step")):
+        options = tp.Trainer.TrainOptions(
+            steps=100, batch_size=4, cuda_mem_watch=10, progress=False, callbacks=callbacks
+        )
+        tp.Trainer.new(nn.Linear(8, 3), config).train(data, options)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-1] == verdict
+        assert sum(line.startswith("cuda_mem step=") for line in lines) == 10
+
+
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+@pytest.mark.parametrize("library", ["cupy", "torch"])
+def test_arrays_of_the_device_come_and_go(library: str, backend: str) -> None:
+    there: Any = pytest.importorskip(library)
+    rt, other = runtime(backend), runtime(backend)
+    if library == "torch":
+        x, y = there.from_numpy(X).cuda(), there.from_numpy(Y).cuda()
+    else:
+        x, y = there.asarray(X), there.asarray(Y)
+    for _ in range(3):
+        assert float(rt.step(x, y)) == float(other.step(X, Y))
+    with rt.in_mode("eval"), other.in_mode("eval"):
+        found, expected = rt.predict(x), other.predict(X)
+    assert isinstance(expected, np.ndarray)
+    assert same(found, expected)
+    taken = there.from_dlpack(found)
+    assert tuple(taken.shape) == expected.shape
+    assert float(taken.sum()) == pytest.approx(float(expected.sum()), rel=1e-5)
+    _, grads = rt.loss_and_grads(x, y)
+    assert all(there.from_dlpack(g).shape == rt.params[n].shape for n, g in grads.items())
+
+
+def test_compiled_functions_take_and_give_arrays_of_the_device() -> None:
+    import cupy
+
+    gelu = tp.compile(tp.ops.gelu, device="cuda")
+    expected = gelu(X)
+    assert isinstance(expected, np.ndarray)
+    found = gelu(cupy.asarray(X))
+    assert same(cupy.asnumpy(cupy.from_dlpack(found)), expected)
+    np.testing.assert_allclose(expected, tp.compile(tp.ops.gelu)(X), rtol=1e-6, atol=1e-7)
+
+
+def test_fast_numerics_stay_near() -> None:
+    exact, fast = runtime(), runtime(numerics="fast")
+    for _ in range(5):
+        np.testing.assert_allclose(float(fast.step(X, Y)), float(exact.step(X, Y)), rtol=2e-2)
+    distances = fast.distance(X, Y)
+    assert distances["exact"] < 1e-4
+    assert distances["fast"] < 2e-2
+
+
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+def test_the_command(tmp_path: Path, backend: str) -> None:
+    from commandline import irc
+
+    example = Path(__file__).parents[2] / "examples" / "digits_mlp.py"
+    done = irc(
+        tmp_path,
+        "run",
+        example,
+        "--cuda",
+        "--backend",
+        backend,
+        "--steps",
+        40,
+        "--cuda-mem-watch",
+        20,
+        "--log-every",
+        20,
+    )
+    assert done.code == 0, done.err
+    assert f"backend {backend}, device cuda" in done.out
+    assert done.out.count("cuda_mem step=") == 2
+    assert "cuda_mem steady" in done.out
