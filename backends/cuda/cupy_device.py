@@ -23,7 +23,7 @@ from nvmath.bindings import cublas
 from ...ir import BackendError
 from ...ir.types import DTYPES, Array, DType, f32, type_of
 from .. import cache
-from .device import Device, DeviceArray, Launch, Sizes
+from .device import ALIGNMENT, Device, DeviceArray, Launch, Sizes
 
 WORKSPACE = 32 << 20
 """Bytes that cuBLAS works in: given once, because it must not allocate while a graph is recorded."""
@@ -279,6 +279,7 @@ class CupyDevice(Device):
             x = cupy.from_dlpack(array) if dlpack is not None else cupy.asarray(array)
             wanted = floating.numpy if x.dtype.kind == "f" else x.dtype
             x = cupy.ascontiguousarray(x, wanted).reshape(x.shape)
+            x = x if x.data.ptr % ALIGNMENT == 0 else x.copy()
         return DeviceArray(self, type_of(x), x.data)
 
     def exported(self, array: DeviceArray) -> Any:

@@ -26,6 +26,10 @@ class Launch:
 
     blocks: int
     threads: tuple[int, int]
+    counters: int = 0
+    """Words that blocks count themselves with: 0 before and after."""
+    scratch: int = 0
+    """Bytes in which blocks leave what the last of them needs."""
 
 
 class Device(ABC):

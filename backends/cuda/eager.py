@@ -20,7 +20,7 @@ from ...ir.print import attribute
 from ...ir.record import blame
 from ...ir.types import TensorType, type_of
 from ..eager.interpret import Host, run
-from .device import Device, DeviceArray
+from .device import ALIGNMENT, Device, DeviceArray
 from .executable import CudaExecutable
 from .program import CudaProgram
 
@@ -78,9 +78,9 @@ class DeviceOps(Host):
             return (self._constant(op, i, form),)
         if isinstance(op, View):
             layout = op.layout(Layout.contiguous(types[0].shape), **i.attrs)
-            if layout is not None and layout.is_contiguous:
-                x: DeviceArray = arrays[0]
-                start = x.offset + layout.offset * x.dtype.itemsize
+            x: DeviceArray = arrays[0]
+            start = x.offset + (layout.offset if layout is not None else 0) * x.dtype.itemsize
+            if layout is not None and layout.is_contiguous and start % ALIGNMENT == 0:
                 return (DeviceArray(self.device, i.result.type, x.memory, start),)
         if form not in self._programs:
             self._programs[form] = self._program(i)

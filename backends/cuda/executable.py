@@ -43,6 +43,9 @@ class CudaExecutable(Executable):
         if constants.nbytes:
             self._own["constants"] = self.allocate(constants.nbytes)
             device.write(self._own["constants"], 0, constants)
+        if program.counters:
+            self._own["counters"] = self.allocate(4 * program.counters)
+            self._own["scratch"] = self.allocate(program.scratch)
         self._status = device.allocate(STATUS_BYTES)
         self._state: DeviceState | None = None
         self._last: tuple[Mapping[str, int], list[Callable[[], None]]] = {}, []

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ...ir import Instruction, Value
 from ...ir.op import Elementwise, Gather, Join, Random32, Reduce, Source, View
@@ -28,7 +29,10 @@ WARP = 32
 BLOCK = 256
 MOST_THREADS = 1024
 UNROLLED = 4
-"""Elements a thread of a cheap map computes before it writes any."""
+"""Elements a thread of a cheap map computes before it writes any: neighbours, read and written together where they can be."""
+SEGMENT = 512
+"""Elements of a column that one block adds up; more are added by several, the last of which adds what they found."""
+WIDE_BYTES = 16
 CHEAP = 24
 """Instructions up to which a map is cheap."""
 MOST_KEPT = 16
@@ -37,7 +41,7 @@ MOST_KEPT = 16
 
 def row_threads(count: int) -> int:
     """How many threads share a row of ``count`` elements."""
-    if count <= MOST_THREADS:
+    if count <= WARP * MOST_KEPT:
         return WARP
     return BLOCK if count <= BLOCK * MOST_KEPT else MOST_THREADS
 
@@ -50,12 +54,39 @@ def column_teams(count: int) -> int:
     return 1
 
 
+_WIDE = {
+    "f32": ("float4", 4), "i32": ("int4", 4), "u32": ("uint4", 4), "f64": ("double2", 2), "i64": ("longlong2", 2), "u64": ("ulonglong2", 2),
+    "i16": ("short4", 4), "u16": ("ushort4", 4), "i8": ("char4", 4), "u8": ("uchar4", 4), "bool": ("uchar4", 4),
+}  # fmt: skip
+"""What several elements of a dtype are read as, and how many those are."""
+
+
+class _Wide:
+    """Where the neighbours of a thread are read together: the innermost index of the first, the one at hand, and what was read."""
+
+    def __init__(self, first: str) -> None:
+        self.first, self.number = first, 0
+        self.read: dict[object, str] = {}
+
+
+@dataclass(frozen=True)
+class _Apart:
+    """Segments of columns by blocks of their own: how many lanes, groups of lanes and segments there are, and which are this block's."""
+
+    lanes: int
+    groups: int
+    segments: int
+    group: str
+    segment: str
+
+
 class KernelWriter:
     """Writes one kernel: ``text`` is its definition and ``launch`` how it is started."""
 
-    def __init__(self, nest: Nest, name: str) -> None:
+    def __init__(self, nest: Nest, name: str, aligned: Sequence[bool] | None = None, fast: bool = False) -> None:
+        """``aligned`` says of each argument and result whether its buffer's bytes begin at a multiple of ``WIDE_BYTES``."""
         self.nest = nest
-        self.c = CBuilder()
+        self.c = CBuilder(fast)
         self.index: list[str] = ["0"] * len(nest.dims)
         self.memo: dict[object, Scalar] = {}
         self.reduced: dict[Value, Scalar] = {}
@@ -66,6 +97,12 @@ class KernelWriter:
         self.wide = max(nest.size, *sizes, 0) * 2 >= 1 << 31
         self.int = "long long" if self.wide else "int"
         self.places = {a: f"a{n}" for n, a in enumerate(f.arguments)}
+        names = [*self.places.values(), *(f"r{n}" for n in range(len(f.results)))]
+        self.aligned = dict(zip(names, aligned or [True] * len(names), strict=True))
+        self.wide: _Wide | None = None
+        self.scratch = 0
+        """Bytes that blocks of one launch share, behind a counter for each group of blocks."""
+        self.counters = 0
         self.launch = Launch(1, (1, 1))
         if not nest.reductions:
             self._map()
@@ -75,6 +112,9 @@ class KernelWriter:
             self._columns()
         given = [f"const {_pointer(a.type.dtype)}a{n}" for n, a in enumerate(f.arguments)]
         taken = [f"{_pointer(r.type.dtype)}r{n}" for n, r in enumerate(f.results)]
+        if self.counters:
+            taken += ["unsigned *counters", "unsigned char *scratch"]
+            self.launch = Launch(self.launch.blocks, self.launch.threads, self.counters, self.scratch)
         bound = math.prod(self.launch.threads)
         head = f'extern "C" __global__ void __launch_bounds__({bound}) {name}({", ".join([HEAD, *given, *taken])}) {{'
         self.text = "\n".join([head, *(f"  {line}" for line in self.shared), GUARD, *self.c.lines, "}"])
@@ -129,7 +169,7 @@ class KernelWriter:
     def _compute(self, v: Value, access: Access) -> Scalar:
         nest = self.nest
         if v in self.places:
-            return self.load(self.places[v], v.type.dtype, self.position(nest.argument_access(v, access)))
+            return self._element(self.places[v], v.type.dtype, nest.argument_access(v, access))
         if v in self.kept and access == nest.full():
             return Scalar(v.type.dtype, self.kept[v])
         i = v.owner
@@ -160,6 +200,33 @@ class KernelWriter:
         assert isinstance(op, Gather), f"{op.name} was not finished before it is read"
         return self._picked(i, access) if nest.is_picked(i) else self._taken(i, access)
 
+    def _element(self, base: str, dtype: DType, access: Access) -> Scalar:
+        """An element of an argument; of neighbours that lie together, all are read at once."""
+        wide = self.wide
+        if wide is None or not self._together(base, dtype, access):
+            return self.load(base, dtype, self.position(access))
+        kind, lanes = _WIDE[dtype.name]
+        part, lane = divmod(wide.number, lanes)
+        form = (base, access, part)
+        if form not in wide.read:
+            here = self.index[-1]
+            self.index[-1] = wide.first
+            at = self.position(access) + (f" + {part * lanes}" if part else "")
+            self.index[-1] = here
+            wide.read[form] = self.c.fresh("w")
+            self.c.line(f"const {kind} {wide.read[form]} = *(const {kind} *)({base} + {at});")
+        return self.c.name(f"{wide.read[form]}.{'xyzw'[lane]}" + (" != 0" if dtype is bool_ else ""), dtype)
+
+    def _together(self, base: str, dtype: DType, access: Access) -> bool:
+        """Whether the ``UNROLLED`` neighbours of a thread lie side by side and begin at a multiple of their size."""
+        *outer, inner = access.strides
+        return (
+            dtype.name in _WIDE
+            and self.aligned[base]
+            and inner == 1
+            and all(s % UNROLLED == 0 for s in (*outer, access.offset))
+        )
+
     def load(self, base: str, dtype: DType, position: str) -> Scalar:
         """An element of memory."""
         return self.c.name(f"{base}[{position}]" + (" != 0" if dtype is bool_ else ""), dtype)
@@ -180,11 +247,11 @@ class KernelWriter:
                 self.c.line(f"{total} = {self.operand(operand, inner).code};")
                 continue
             condition = self._condition(bounds)
-            outside = self.memo
+            outside, wide = self.memo, self.wide
             with self.c.block(f"if ({condition})"):
-                self.memo = dict(outside)
+                self.memo, self.wide = dict(outside), None
                 self.c.line(f"{total} = {self.operand(operand, inner).code};")
-            self.memo = outside
+            self.memo, self.wide = outside, wide
         return Scalar(dtype, total)
 
     def _inside(self, index: Scalar, size: int) -> str:
@@ -244,6 +311,9 @@ class KernelWriter:
             self.unravel(flat, dims)
             return self.values(everything)
 
+        if cheap and nest.dims[-1].size % UNROLLED == 0:
+            self._neighbours(size)
+            return
         start = self.integer(f"({self.int})blockIdx.x * {each * BLOCK} + ({self.int})threadIdx.x", "n")
         if each > 1:
             with self.c.block(f"if ({start} + {(each - 1) * BLOCK} < {size})"):
@@ -261,6 +331,30 @@ class KernelWriter:
         else:
             with self.c.block(f"if ({start} < {size})"):
                 self.write(element(start))
+
+    def _neighbours(self, size: int) -> None:
+        """``UNROLLED`` neighbours a thread; the innermost dimension is a multiple of them."""
+        nest = self.nest
+        start = self.integer(f"(({self.int})blockIdx.x * {BLOCK} + ({self.int})threadIdx.x) * {UNROLLED}", "n")
+        with self.c.block(f"if ({start} < {size})"):
+            self.unravel(start, list(range(len(nest.dims))))
+            self.wide = _Wide(self.index[-1])
+            found: list[list[tuple[int, str, str]]] = []
+            for u in range(UNROLLED):
+                self.memo, self.wide.number = {}, u
+                if u:
+                    self.index[-1] = self.integer(f"{self.wide.first} + {u}")
+                found.append(self.values(list(range(len(nest.function.results)))))
+            for results in zip(*found, strict=True):
+                n = results[0][0]
+                dtype = nest.function.results[n].type.dtype
+                if not self._together(f"r{n}", dtype, nest.stores[n]):
+                    self.write(results)
+                    continue
+                kind, lanes = _WIDE[dtype.name]
+                for k in range(0, UNROLLED, lanes):
+                    codes = ", ".join(code for _, _, code in results[k : k + lanes])
+                    self.c.line(f"*({kind} *)(r{n} + {results[k][1]}) = {kind}{{{codes}}};")
 
     # Teams
 
@@ -283,22 +377,36 @@ class KernelWriter:
         nest = self.nest
         count = math.prod(d.size for d in nest.dims if d.role == REDUCED)
         lanes = math.prod(d.size for d in nest.dims if d.role != REDUCED)
-        teams = column_teams(count)
-        self.launch = Launch(max(1, -(-lanes // WARP)), (WARP, teams))
-        lane = self.integer(f"({self.int})blockIdx.x * {WARP} + ({self.int})threadIdx.x", "lane")
+        teams = column_teams(min(count, SEGMENT))
+        groups, segments = max(1, -(-lanes // WARP)), -(-count // SEGMENT)
+        apart = segments > 1 and all(level <= 1 for level in nest.levels.values()) and not self._after_sums()
+        self.launch = Launch(groups * (segments if apart else 1), (WARP, teams))
+        group = self.integer(f"({self.int})blockIdx.x" + (f" % {groups}" if apart else ""), "group")
+        lane = self.integer(f"{group} * {WARP} + ({self.int})threadIdx.x", "lane")
         active = None
         if lanes % WARP:
             active = self.c.fresh("active")
             self.c.line(f"const bool {active} = {lane} < {lanes};")
         self.unravel(lane, [d for d, x in enumerate(nest.dims) if x.role != REDUCED])
-        self._phases(count, teams, "(int)threadIdx.y", active)
+        if apart:
+            segment = self.integer(f"(int)blockIdx.x / {groups}", "segment")
+            self._apart(count, teams, active, lane, _Apart(lanes, groups, segments, group, segment))
+        else:
+            self._phases(count, teams, "(int)threadIdx.y", active, segments)
 
-    def _phases(self, count: int, threads: int, thread: str, active: str | None) -> None:
-        """Run through the reduced dimension as often as it takes; ``thread`` of ``threads`` takes every so manieth element."""
-        nest, each = self.nest, -(-count // threads)
-        over = [d for d, x in enumerate(nest.dims) if x.role == REDUCED]
+    def _after_sums(self) -> bool:
+        """Whether a result of every element needs a sum that is finished."""
+        nest = self.nest
+        return any(nest.accesses[n] == nest.full() and nest.levels[r] > 0 for n, r in enumerate(nest.function.results))
+
+    def _phases(self, count: int, threads: int, thread: str, active: str | None, segments: int = 1) -> None:
+        """Run through the reduced dimension as often as it takes; ``thread`` of ``threads`` takes every so manieth element.
+
+        Of a column of several segments each is added up by itself.
+        """
+        nest, each = self.nest, -(-count // threads) if segments == 1 else SEGMENT // threads
         first = self.integer(thread, "t")
-        saved = self._saved(each)
+        saved = self._saved(each) if segments == 1 else {}
         arrays = {v: self.c.fresh("kept") for v in saved}
         for v, name in arrays.items():
             self.c.line(f"{register_type(v.type.dtype)} {name}[{each}];")
@@ -311,39 +419,122 @@ class KernelWriter:
             ]
             if not running and not results:
                 continue
-            totals = {i: self.c.fresh("sum") for i in running}
-            for i, total in totals.items():
-                self.c.line(f"{register_type(i.result.type.dtype)} {total} = {self._identity(i)};")
-            at = self.c.fresh("k")
-            if each <= MOST_KEPT:
-                self.c.lines.append("#pragma unroll")
-            with self.c.block(f"for (int {at} = 0; {at} < {each}; ++{at})"):
-                place = self.integer(f"{first} + {at} * {threads}" if each > 1 else first, "j")
-                conditions = [f"{place} < {count}"] if count % threads else []
-                conditions += [active] if active else []
-                with self.c.block(f"if ({' && '.join(conditions)})" if conditions else ""):
-                    self.memo = {}
-                    self.kept = {v: f"{arrays[v]}[{at}]" for v, made in saved.items() if made < phase}
-                    here = list(self.index)
-                    self.unravel(place, over)
-                    values = self.values(results)
-                    for i, total in totals.items():
-                        x = self.operand(i.operands[0], nest.full())
-                        self.c.line(f"{total} = {self._combined(i, total, str(x.code))};")
-                    for v, made in saved.items():
-                        if made == phase:
-                            self.c.line(f"{arrays[v]}[{at}] = {self.evaluate(v, nest.full()).code};")
-                    self.write(values)
-                    self.index = here
+            totals = self._totals(running)
+            if segments == 1:
+                self._stretch(phase, count, threads, each, first, "", active, results, totals, (saved, arrays))
+            else:
+                parts_of = column_teams(segments)
+                at = self.c.fresh("s")
+                with self.c.block(f"for (int {at} = 0; {at} < {segments}; ++{at})"):
+                    parts = self._totals(running)
+                    begin = f"{at} * {SEGMENT} + "
+                    self._stretch(phase, count, threads, each, first, begin, active, results, parts, ({}, {}))
+                    for i, part in parts.items():
+                        self._fold_teams(i, part, threads)
+                        with self.c.block(f"if (threadIdx.y == (unsigned){at} % {parts_of}u)"):
+                            self.c.line(f"{totals[i]} = {self._combined(i, totals[i], part)};")
             self.kept = {}
             for i, total in totals.items():
-                self.reduced[i.result] = self._folded(i, total, threads)
+                self.reduced[i.result] = self._folded(i, total, threads if segments == 1 else column_teams(segments))
+        self._write_reduced(first, active)
+
+    def _totals(self, running: Sequence[Instruction]) -> dict[Instruction, str]:
+        """A variable for each reduction, which holds its identity."""
+        totals = {i: self.c.fresh("sum") for i in running}
+        for i, total in totals.items():
+            self.c.line(f"{register_type(i.result.type.dtype)} {total} = {self._identity(i)};")
+        return totals
+
+    def _stretch(
+        self,
+        phase: int,
+        count: int,
+        threads: int,
+        each: int,
+        first: str,
+        begin: str,
+        active: str | None,
+        results: Sequence[int],
+        totals: dict[Instruction, str],
+        kept: tuple[dict[Value, int], dict[Value, str]],
+    ) -> None:
+        """A thread's ``each`` elements of a phase: results are written and totals added to."""
+        nest, (saved, arrays) = self.nest, kept
+        over = [d for d, x in enumerate(nest.dims) if x.role == REDUCED]
+        at = self.c.fresh("k")
+        if each <= MOST_KEPT:
+            self.c.lines.append("#pragma unroll")
+        with self.c.block(f"for (int {at} = 0; {at} < {each}; ++{at})"):
+            place = self.integer(f"{begin}{first} + {at} * {threads}" if each > 1 or begin else first, "j")
+            conditions = [f"{place} < {count}"] if count % (SEGMENT if begin else threads) else []
+            conditions += [active] if active else []
+            with self.c.block(f"if ({' && '.join(conditions)})" if conditions else ""):
+                self.memo = {}
+                self.kept = {v: f"{arrays[v]}[{at}]" for v, made in saved.items() if made < phase}
+                here = list(self.index)
+                self.unravel(place, over)
+                values = self.values(results)
+                for i, total in totals.items():
+                    x = self.operand(i.operands[0], nest.full())
+                    self.c.line(f"{total} = {self._combined(i, total, str(x.code))};")
+                for v, made in saved.items():
+                    if made == phase:
+                        self.c.line(f"{arrays[v]}[{at}] = {self.evaluate(v, nest.full()).code};")
+                self.write(values)
+                self.index = here
+
+    def _write_reduced(self, first: str, active: str | None) -> None:
+        """One thread of a team writes what the team has one of."""
+        nest = self.nest
         self.memo = {}
         reduced = [n for n in range(len(nest.function.results)) if nest.accesses[n] != nest.full()]
         if reduced:
             conditions = [f"{first} == 0", *([active] if active else [])]
             with self.c.block(f"if ({' && '.join(conditions)})"):
                 self.write(self.values(reduced))
+
+    def _apart(self, count: int, teams: int, active: str | None, lane: str, blocks: _Apart) -> None:
+        """Every segment by a block of its own; the last to come adds up what all have found, in the order of the segments."""
+        first = self.integer("(int)threadIdx.y", "t")
+        over = [i for i in self.nest.reductions if self.nest.levels[i.result] == 1]
+        results = [n for n in range(len(self.nest.function.results)) if self.nest.accesses[n] == self.nest.full()]
+        parts = self._totals(over)
+        begin = f"{blocks.segment} * {SEGMENT} + "
+        self._stretch(0, count, teams, SEGMENT // teams, first, begin, active, results, parts, ({}, {}))
+        found: dict[Instruction, str] = {}
+        for i, part in parts.items():
+            self._fold_teams(i, part, teams)
+            kind = register_type(i.result.type.dtype)
+            found[i] = self.c.fresh("found")
+            self.c.line(f"volatile {kind} *const {found[i]} = (volatile {kind} *)(scratch + {self.scratch});")
+            self.scratch += -(-blocks.segments * blocks.lanes * 8 // 256) * 256
+            with self.c.block(f"if ({' && '.join([f'{first} == 0', *([active] if active else [])])})"):
+                self.c.line(f"{found[i]}[(long long){blocks.segment} * {blocks.lanes} + {lane}] = {part};")
+        self.counters = blocks.groups
+        self.shared.append("__shared__ bool last;")
+        self.c.line("__threadfence();")
+        self.c.line("__syncthreads();")
+        with self.c.block("if (threadIdx.x == 0 && threadIdx.y == 0)"):
+            self.c.line(f"last = atomicAdd(&counters[{blocks.group}], 1u) == {blocks.segments - 1}u;")
+            self.c.line(f"if (last) counters[{blocks.group}] = 0u;")
+        self.c.line("__syncthreads();")
+        self.c.line("if (!last) return;")
+        self.c.line("__threadfence();")
+        folding = column_teams(blocks.segments)
+        totals = self._totals(over)
+        at = self.c.fresh("s")
+        inside = f"{first} < {folding}" + (f" && {active}" if active else "")
+        with (
+            self.c.block(f"if ({inside})"),
+            self.c.block(f"for (int {at} = {first}; {at} < {blocks.segments}; {at} += {folding})"),
+        ):
+            for i, total in totals.items():
+                kind, part = register_type(i.result.type.dtype), self.c.fresh()
+                self.c.line(f"const {kind} {part} = {found[i]}[(long long){at} * {blocks.lanes} + {lane}];")
+                self.c.line(f"{total} = {self._combined(i, total, part)};")
+        for i, total in totals.items():
+            self.reduced[i.result] = self._folded(i, total, folding)
+        self._write_reduced(first, active)
 
     def _saved(self, each: int) -> dict[Value, int]:
         """Values that a later phase reads again, and the phase that first has them; none where a thread has too many elements."""
@@ -402,7 +593,7 @@ class KernelWriter:
             self._fold_warp(i, total)
             if threads > WARP:
                 self._fold_warps(i, total, threads // WARP)
-        elif threads > 1:
+        else:
             self._fold_teams(i, total, threads)
         if dtype.floating and rules(i).combine != "sum":
             return self.c.name(f"{total} != {total} ? {number(math.nan, dtype)} : {total}", dtype)
@@ -430,9 +621,15 @@ class KernelWriter:
             self.c.line(f"{total} = {self._combined(i, total, f'{of_warps}[{at}]')};")
 
     def _fold_teams(self, i: Instruction, total: str, teams: int) -> None:
+        """``total`` of the first ``teams`` in halves, known to all."""
+        if teams == 1:
+            self._from_first(i, total)
+            return
         kind, parts = register_type(i.result.type.dtype), self.c.fresh("teams")
         self.shared.append(f"__shared__ {kind} {parts}[{teams}][{WARP}];")
-        self.c.line(f"{parts}[threadIdx.y][threadIdx.x] = {total};")
+        rows = self.launch.threads[1]
+        everyone = "" if teams == rows else f"if (threadIdx.y < {teams}) "
+        self.c.line(f"{everyone}{parts}[threadIdx.y][threadIdx.x] = {total};")
         self.c.line("__syncthreads();")
         halves = [teams >> n for n in range(1, teams.bit_length())]
         for half in halves:
@@ -440,6 +637,18 @@ class KernelWriter:
             self.c.line(f"if (threadIdx.y < {half}) {mine} = {self._combined(i, mine, other)};")
             self.c.line("__syncthreads();")
         self.c.line(f"{total} = {parts}[0][threadIdx.x];")
+        self.c.line("__syncthreads();")
+
+    def _from_first(self, i: Instruction, total: str) -> None:
+        """``total`` of the first team, known to all."""
+        if self.launch.threads[1] == 1:
+            return
+        kind, found = register_type(i.result.type.dtype), self.c.fresh("first")
+        self.shared.append(f"__shared__ {kind} {found}[{WARP}];")
+        self.c.line(f"if (threadIdx.y == 0) {found}[threadIdx.x] = {total};")
+        self.c.line("__syncthreads();")
+        self.c.line(f"{total} = {found}[threadIdx.x];")
+        self.c.line("__syncthreads();")
 
 
 def _pointer(dtype: DType) -> str:

@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from ...ir import Function, Instruction, Module, Value
 from ...ir.op import Control, Layout, Scatter
+from ...ir.types import u8
 from ...passes.fuse import form_of
 from ...passes.loops import Nest, grouped
 from ..compiled.lowering import Lowering
@@ -15,7 +16,7 @@ from ..compiled.memory import Ref
 from . import routines
 from .builder import HELPERS
 from .device import Launch
-from .nest import KernelWriter
+from .nest import WIDE_BYTES, KernelWriter
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class CudaProgram(Lowering[Call]):
         super().__init__(function, module, fast)
         self.kernels: dict[str, str] = {}
         self.calls: list[tuple[Instruction | None, Call]] = []
+        self.counters = self.scratch = 0
+        """Words and bytes that the kernel that needs most of them shares among its blocks."""
         self._known: dict[object, tuple[str, Launch]] = {}
         self._inputs = {v: n for n, v in enumerate(function.inputs())}
         self.results: list[Ref] = []
@@ -157,16 +160,19 @@ class CudaProgram(Lowering[Call]):
             self.kernels[name], launch = make(name)
             self._known[form] = name, launch
         name, launch = self._known[form]
-        return KernelCall(name, launch, tuple(refs), data)
+        self.counters, self.scratch = max(self.counters, launch.counters), max(self.scratch, launch.scratch)
+        shared = [Ref(b, 0, u8, Layout.contiguous(())) for b in ("counters", "scratch")] if launch.counters else []
+        return KernelCall(name, launch, (*refs, *shared), data)
 
     # Pieces
 
     def kernel(self, function: Function, operands: Sequence[Ref], results: Sequence[Ref]) -> Call:
         layouts, targets = tuple(r.layout for r in operands), tuple(r.layout for r in results)
-        form = (form_of(function), layouts, targets)
+        aligned = tuple(r.offset % WIDE_BYTES == 0 for r in (*operands, *results))
+        form = (form_of(function), layouts, targets, aligned)
 
         def make(name: str) -> tuple[str, Launch]:
-            writer = KernelWriter(Nest(function, layouts, targets), name)
+            writer = KernelWriter(Nest(function, layouts, targets), name, aligned, self.fast)
             return writer.text, writer.launch
 
         hint = (

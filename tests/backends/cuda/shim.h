@@ -13,6 +13,17 @@
 #define __launch_bounds__(n)
 #define __shared__ static
 
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(16) int4 { int x, y, z, w; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(16) double2 { double x, y; };
+struct alignas(16) longlong2 { long long x, y; };
+struct alignas(16) ulonglong2 { unsigned long long x, y; };
+struct alignas(8) short4 { short x, y, z, w; };
+struct alignas(8) ushort4 { unsigned short x, y, z, w; };
+struct alignas(4) char4 { signed char x, y, z, w; };
+struct alignas(4) uchar4 { unsigned char x, y, z, w; };
+
 struct Place {
   unsigned x, y, z;
 };
@@ -60,6 +71,9 @@ static inline unsigned long long atomicMin(unsigned long long *at, unsigned long
   while (value < before && !held.compare_exchange_weak(before, value)) {}
   return before;
 }
+
+static inline unsigned atomicAdd(unsigned *at, unsigned by) { return std::atomic_ref<unsigned>(*at).fetch_add(by); }
+static inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 
 // Threads of a kernel that never meet run one after the other.
 template <typename Kernel> static void launch(Kernel kernel, unsigned blocks, unsigned x, unsigned y, bool together) {

@@ -84,7 +84,9 @@ SUMS = """module @sums {
 """
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 33), (9, 1024), (2, 1500), (2, 4097), (130, 5), (300, 40)])
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(1, 1), (3, 33), (9, 1024), (2, 1500), (2, 4097), (130, 5), (300, 40), (1100, 40), (2600, 3)]
+)
 def test_reductions_of_all_sizes(rows: int, columns: int) -> None:
     x = np.random.default_rng(0).standard_normal((rows, columns)).astype(np.float32)
     x[0, columns // 2] = np.nan if columns == 33 else x[0, 0]
@@ -96,3 +98,42 @@ def test_reductions_of_all_sizes(rows: int, columns: int) -> None:
     np.testing.assert_allclose(e, wide.sum(), rtol=1e-5, atol=1e-3)
     assert np.array_equal(c, x.max(1), equal_nan=True)
     assert np.array_equal(d, x.max(0), equal_nan=True)
+
+
+def test_tall_columns_that_need_their_own_sums() -> None:
+    """The second sum of every column needs the first, and a result of every element needs both."""
+    norm = """module @norm {
+  func @main(%x: f32[1100, 5] input) -> (f32[1100, 5], f32[5]) {
+    %0 = sum %x {axes = [0], keepdims = true} : f32[1, 5]
+    %1 = broadcast_to %0 {shape = [1100, 5]} : f32[1100, 5]
+    %2 = sub %x, %1 : f32[1100, 5]
+    %3 = mul %2, %2 : f32[1100, 5]
+    %4 = sum %3 {axes = [0], keepdims = true} : f32[1, 5]
+    %5 = broadcast_to %4 {shape = [1100, 5]} : f32[1100, 5]
+    %6 = div %2, %5 : f32[1100, 5]
+    %7 = reshape %4 {shape = [5]} : f32[5]
+    return %6, %7
+  }
+}
+"""
+    module = parse(norm)
+    check(module, inputs_of(module["main"], 1, False))
+
+
+def test_neighbours_are_read_together() -> None:
+    text = """module @m {
+  func @main(%x: f32[48, 64] input, %y: f64[48, 64] input, %b: f32[64] input, %m: bool[48, 64] input) -> (f32[48, 64], f64[48, 64]) {
+    %0 = broadcast_to %b {shape = [48, 64]} : f32[48, 64]
+    %1 = add %x, %0 : f32[48, 64]
+    %2 = where %m, %1, %x : f32[48, 64]
+    %3 = mul %y, %y : f64[48, 64]
+    return %2, %3
+  }
+}
+"""
+    module = parse(text)
+    source = executable(module).source
+    assert source.count("*(const float4 *)") == 2
+    assert source.count("*(const uchar4 *)") == 1
+    assert source.count("*(const double2 *)") == 2
+    check(module, inputs_of(module["main"], 1, True))
