@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from .workloads import LEARNING_RATE, Contender, Floats, Gpt, Kernel, KernelContender, Training, Workload
+from .workloads import DEVICE, LEARNING_RATE, Contender, Floats, Gpt, Kernel, KernelContender, Training, Workload
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_PLATFORMS", DEVICE)
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # contenders share the device
 jax: Any = import_module("jax")
 jnp: Any = import_module("jax.numpy")
 tree_map: Any = jax.tree_util.tree_map
+if DEVICE != "cpu":
+    jax.config.update("jax_default_matmul_precision", "highest")  # float32, not TF32
 
 
 def gelu(x: Any) -> Any:

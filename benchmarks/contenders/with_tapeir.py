@@ -13,12 +13,14 @@ import numpy as np
 import tapeir as tp
 from tapeir import nn, ops
 
-from .workloads import LEARNING_RATE, Contender, Floats, Gpt, Kernel, KernelContender, Mlp, Training, Workload
+from .workloads import DEVICE, LEARNING_RATE, Contender, Floats, Gpt, Kernel, KernelContender, Mlp, Training, Workload
 
 # Imported now, so that no first step pays for it.
 tp.backends.get("compiled")
 with suppress(ImportError):
     import_module("llvmlite.binding")
+if DEVICE == "cuda":
+    import_module("tapeir.backends.cuda.cupy_device")
 
 
 class Block(nn.Module):
@@ -82,7 +84,7 @@ def perceptron(size: Mlp) -> nn.Module:
 class Trainer(Contender):
     """``rt.step`` on one of the backends."""
 
-    def __init__(self, size: Training, backend: str) -> None:
+    def __init__(self, size: Training, backend: str, numerics: str = "exact") -> None:
         objective: Any = "cross_entropy"
         if isinstance(size, Gpt):
             model, objective = Decoder(size), next_token_loss
@@ -90,7 +92,9 @@ class Trainer(Contender):
             assert isinstance(size, Mlp)
             model = perceptron(size)
         optimizer = tp.optim.Adam(lr=LEARNING_RATE)
-        self.rt = tp.Runtime(model, objective=objective, optimizer=optimizer, backend=backend)
+        self.rt = tp.Runtime(
+            model, objective=objective, optimizer=optimizer, backend=backend, device=DEVICE, numerics=numerics
+        )
         self.state: dict[str, Any] = {**size.parameters(), **self.rt.optimizer_state}
         self.x, self.y = size.batch()
         self.reset()
@@ -107,7 +111,9 @@ class Trainer(Contender):
     def memory(self) -> dict[str, int]:
         held = [self.rt.params, self.rt.buffers, self.rt.optimizer_state]
         state = sum(array.nbytes for arrays in held for array in arrays.values())
-        return {"planned": sum(e.memory for e in self.rt.artifacts.values()), "state, twice": 2 * state}
+        made: list[Any] = list(self.rt.artifacts.values())
+        counted = {"launches": made[-1].program.launches} if DEVICE == "cuda" and made else {}
+        return {"planned": sum(e.memory for e in made), "state, twice": 2 * state, **counted}
 
 
 def layer_norm(x: Any, weight: Any, bias: Any) -> Any:
@@ -179,6 +185,6 @@ def make(name: str, workload: Workload) -> Contender:
     """The contender of a name for a workload."""
     backend = "eager" if name == "TapeIR eager" else "compiled"
     if isinstance(workload, Training):
-        return Trainer(workload, backend)
+        return Trainer(workload, backend, "fast" if name.endswith("fast") else "exact")
     assert isinstance(workload, Kernel)
     return (CompiledAdam if workload.kind == "adam" else Compiled)(workload, backend)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from .workloads import LEARNING_RATE, Contender, Floats, Gpt, Kernel, KernelContender, Mlp, Training, Workload
+from .workloads import DEVICE, LEARNING_RATE, Contender, Floats, Gpt, Kernel, KernelContender, Mlp, Training, Workload
 
 # Compiling in this process: a pool of compilers would stay beside the steps that are timed.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -71,18 +71,22 @@ def perceptron(size: Mlp) -> Any:
 class Trainer(Contender):
     """The ordinary training loop."""
 
-    def __init__(self, size: Training, compiled: bool, fused: bool) -> None:
+    def __init__(self, size: Training, mode: str | None, fused: bool) -> None:
+        """``mode`` is that of ``torch.compile``; None runs eagerly."""
         model: Any = Decoder(size) if isinstance(size, Gpt) else None
         if isinstance(size, Mlp):
             model = perceptron(size)
+        model.to(DEVICE)
         self.parameters: dict[str, Any] = dict(model.named_parameters())
-        self.initial: dict[str, Any] = {name: torch.from_numpy(array) for name, array in size.parameters().items()}
+        self.initial: dict[str, Any] = {
+            name: torch.from_numpy(array).to(DEVICE) for name, array in size.parameters().items()
+        }
         self.x, self.y = size.batch()
 
         def loss(x: Any, y: Any) -> Any:
             return F.cross_entropy(model(x).flatten(0, -2), y.flatten())
 
-        self.loss: Callable[[Any, Any], Any] = torch.compile(loss) if compiled else loss
+        self.loss: Callable[[Any, Any], Any] = torch.compile(loss, mode=mode) if mode else loss
         options = {"fused": True} if fused else {}
         self.optimizer: Any = torch.optim.Adam(list(self.parameters.values()), lr=LEARNING_RATE, **options)
         self.reset()
@@ -98,7 +102,7 @@ class Trainer(Contender):
 
     def step(self) -> float:
         self.optimizer.zero_grad()
-        loss = self.loss(torch.from_numpy(self.x), torch.from_numpy(self.y))
+        loss = self.loss(torch.from_numpy(self.x).to(DEVICE), torch.from_numpy(self.y).to(DEVICE))
         loss.backward()
         self.optimizer.step()
         return loss.item()  # what torch recommends for float(loss)
@@ -220,6 +224,7 @@ def make(name: str, workload: Workload) -> Contender:
     """The contender of a name for a workload."""
     compiled, fused = "compile" in name, "fused" in name
     if isinstance(workload, Training):
-        return Trainer(workload, compiled, fused)
+        mode = "reduce-overhead" if "reduce" in name else "default" if compiled else None
+        return Trainer(workload, mode, fused)
     assert isinstance(workload, Kernel)
     return Adam(workload, compiled, fused) if workload.kind == "adam" else Function(workload, compiled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 CHECKED = 10
 LEARNING_RATE = 1e-3
+DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
+"""Where contenders compute: ``cpu`` or ``cuda``."""
 
 
 class Contender:
