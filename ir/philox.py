@@ -19,6 +19,8 @@ _WEYL = np.array([0x9E3779B9, 0xBB67AE85], np.uint64)
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 ROUNDS = 10
+AT_ONCE = 1 << 12
+"""Blocks that are computed together: their scratch stays in a core's cache."""
 SCRATCH_ROWS = 8
 """Rows of ``uint64[blocks]`` that ``philox`` needs as scratch."""
 
@@ -49,10 +51,10 @@ def philox(counters: Array, key: Array, out: Array, scratch: Array) -> None:
     out[:, 3] = odd[1]
 
 
-def counters(blocks: int) -> Array:
-    """Counters ``0..blocks-1`` of a draw, in the order ``philox`` takes them."""
+def counters(blocks: int, first: int = 0) -> Array:
+    """Counters ``first..first+blocks-1`` of a draw, in the order ``philox`` takes them."""
     result = np.zeros((4, blocks), np.uint64)
-    index = np.arange(blocks, dtype=np.uint64)
+    index = np.arange(first, first + blocks, dtype=np.uint64)
     result[0] = index & _LOW
     result[2] = index >> _SHIFT
     return result
@@ -62,7 +64,10 @@ def words(key: Array, count: int) -> Array:
     """The first ``count`` words of the draw of ``key`` (``uint32[2]``), ``uint32[count]``."""
     blocks = -(-count // 4)
     out = np.empty((blocks, 4), np.uint32)
-    philox(counters(blocks), key, out, np.empty((SCRATCH_ROWS, blocks), np.uint64))
+    scratch = np.empty((SCRATCH_ROWS, min(blocks, AT_ONCE)), np.uint64)
+    for first in range(0, blocks, AT_ONCE):
+        part = out[first : first + AT_ONCE]
+        philox(counters(len(part), first), key, part, scratch[:, : len(part)])
     return out.reshape(-1)[:count]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backends import Backend, Executable, get
+from ..backends import Backend, Executable, get, kernels
 from ..backends.base import Bound, compile_module
 from ..backends.cuda.device import DeviceArray
 from ..backends.eager import Tape, host_or
@@ -21,7 +22,18 @@ from ..frontend.convert import to_array
 from ..frontend.nn import Module, Objective, objective
 from ..frontend.optim import OPTIMIZERS, SGD, Optimizer
 from ..frontend.tensor import Tensor
-from ..ir import BackendError, Builder, CheckpointError, Frame, Function, TensorType, frame, philox
+from ..ir import (
+    BackendError,
+    Builder,
+    CheckpointError,
+    Frame,
+    Function,
+    GraphBuilder,
+    TensorType,
+    TraceError,
+    frame,
+    philox,
+)
 from ..ir import Module as IRModule
 from ..ir.source import user_line
 from ..ir.types import Array, DType, dtype, f32, f64, key, type_of
@@ -196,11 +208,8 @@ class Runtime:
         declared = {**setting.declared.parameters, **setting.declared.buffers}
         types = setting.declared.types(setting.dtype)
         for name, item in declared.items():
-            tape = Tape()
             seeded = philox.fold_in(self._key, philox.site_word(f"init:{name}"))
-            with frame(Frame(tape, dtype=f64)):
-                made = item.init(Tensor(tape.argument(TensorType(key, ()), array=seeded)), item.shape)
-            array: Array = made.value.array if isinstance(made, Tensor) else np.asarray(made)
+            array = _initialised(item, seeded)
             if array.shape != item.shape:
                 raise ValueError(f"the initialiser of {name} gave shape {array.shape}, not {item.shape}")
             arrays[name] = array.astype(types[name].dtype.numpy)
@@ -502,6 +511,32 @@ def entries_module(setting: Setting, name: str, types: Sequence[TensorType]) -> 
 def _type(array: Any) -> TensorType:
     """The type of an array on the host or a device."""
     return array.type if isinstance(array, DeviceArray) else type_of(array)
+
+
+COMPILED_INIT = 1 << 20
+"""Elements from which an initialiser is compiled, which takes longer to begin and is many times as quick."""
+
+
+def _initialised(item: Any, seeded: Array) -> Array:
+    """What an initialiser makes of a key, in f64; compiled or on a tape, which give the same bits."""
+    seed_type = TensorType(key, ())
+    if math.prod(item.shape) >= COMPILED_INIT and kernels.table().name == "native":
+        graph = GraphBuilder()
+        argument = graph.argument(seed_type, "key")
+        try:
+            with frame(Frame(graph, dtype=f64)):
+                made = item.init(Tensor(argument), item.shape)
+        except TraceError:  # it looks at values, which only a tape has
+            made = None
+        if isinstance(made, Tensor):
+            function = graph.function("init", [(argument, "input")], [(made.value, None)])
+            return compile_module(get("compiled"), IRModule("init", [function]), "init", "cpu").run([seeded])[0]
+        if made is not None:
+            return np.asarray(made)
+    tape = Tape()
+    with frame(Frame(tape, dtype=f64)):
+        made = item.init(Tensor(tape.argument(seed_type, array=seeded)), item.shape)
+    return made.value.array if isinstance(made, Tensor) else np.asarray(made)
 
 
 def _objective(spec: Any) -> Objective:
