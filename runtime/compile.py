@@ -8,6 +8,8 @@ from typing import Any
 
 from ..backends import Executable, get
 from ..backends.base import compile_module
+from ..backends.cuda import devices
+from ..backends.cuda.device import DeviceArray
 from ..frontend.convert import is_number, to_array, weak_kind
 from ..frontend.transforms import trace
 from ..ir.types import TensorType, bool_, f32, f64, i64, type_of
@@ -28,7 +30,7 @@ class Compiled:
 
     def executable(self, *arguments: Any) -> Executable:
         """The executable for arguments like the given arrays or types."""
-        given = [a if isinstance(a, TensorType) or is_number(a) else type_of(to_array(a)) for a in arguments]
+        given = [a if isinstance(a, TensorType) or is_number(a) else self._type(a) for a in arguments]
         floating = [t.dtype for t in given if isinstance(t, TensorType) and t.dtype.floating]
         weak = {"f": floating[0] if floating else f32, "i": i64, "b": bool_}
         types = tuple([t if isinstance(t, TensorType) else TensorType(weak[weak_kind(t)], ()) for t in given])
@@ -38,7 +40,13 @@ class Compiled:
             self.artifacts[types] = compile_module(self.backend, module, next(iter(module.functions)), self.device)
         return self.artifacts[types]
 
+    def _type(self, array: Any) -> TensorType:
+        return array.type if isinstance(array, DeviceArray) else type_of(to_array(array))
+
     def __call__(self, *arrays: Any) -> Any:
+        if self.device != "cpu":
+            device = devices.find(self.device)
+            arrays = tuple([a if (found := device.take(a)) is None else found for a in arrays])
         return self.executable(*arrays)(*arrays)
 
 

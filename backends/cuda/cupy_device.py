@@ -106,14 +106,15 @@ class CupyDevice(Device):
 
     # Memory
 
-    def allocate(self, nbytes: int) -> Any:
+    def allocate(self, nbytes: int, zeroed: bool = True) -> Any:
         size = max(nbytes, 1)
         try:
             with self._device, self.stream:
                 memory = cupy.cuda.alloc(size)
         except cupy.cuda.memory.OutOfMemoryError as error:
             raise MemoryError(str(error)) from None
-        runtime.memsetAsync(memory.ptr, 0, size, self._stream)
+        if zeroed:
+            runtime.memsetAsync(memory.ptr, 0, size, self._stream)
         return memory
 
     def address(self, memory: Any) -> int:
@@ -266,7 +267,7 @@ class CupyDevice(Device):
 
     # Other libraries' arrays
 
-    def take(self, array: Any, floating: DType) -> DeviceArray | None:
+    def take(self, array: Any, floating: DType | None = None) -> DeviceArray | None:
         found = super().take(array, floating)
         if found is not None:
             return found
@@ -277,7 +278,7 @@ class CupyDevice(Device):
         with self._device, self.stream:
             self.stream.wait_event(made)
             x = cupy.from_dlpack(array) if dlpack is not None else cupy.asarray(array)
-            wanted = floating.numpy if x.dtype.kind == "f" else x.dtype
+            wanted = floating.numpy if floating is not None and x.dtype.kind == "f" else x.dtype
             x = cupy.ascontiguousarray(x, wanted).reshape(x.shape)
             x = x if x.data.ptr % ALIGNMENT == 0 else x.copy()
         return DeviceArray(self, type_of(x), x.data)

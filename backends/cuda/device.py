@@ -42,8 +42,8 @@ class Device(ABC):
     name: str = "cuda"
 
     @abstractmethod
-    def allocate(self, nbytes: int) -> Any:
-        """Zeroed memory at a multiple of ``ALIGNMENT``; it is given back when nobody holds it."""
+    def allocate(self, nbytes: int, zeroed: bool = True) -> Any:
+        """Memory at a multiple of ``ALIGNMENT``; it is given back when nobody holds it."""
 
     @abstractmethod
     def address(self, memory: Any) -> int:
@@ -99,11 +99,13 @@ class Device(ABC):
     def wait(self, mark: Any) -> None:
         """Wait until what a mark stands for is done."""
 
-    def take(self, array: Any, floating: DType) -> DeviceArray | None:
-        """An array that lies on this device, in rows and with floats in a dtype, copied only for that; None for any other array."""
-        if isinstance(array, DeviceArray) and array.device is self:
-            return array if not array.type.dtype.floating or array.type.dtype is floating else None
-        return None
+    def take(self, array: Any, floating: DType | None = None) -> DeviceArray | None:
+        """An array that lies on this device, in rows and with floats in a dtype, copied only for that; None for one that lies elsewhere."""
+        if not isinstance(array, DeviceArray) or array.device is not self:
+            return None
+        if floating is not None and array.type.dtype.floating and array.type.dtype is not floating:
+            raise TypeError(f"an array of {array.dtype} on {self.name}, where {floating} is computed with")
+        return array
 
     def exported(self, array: DeviceArray) -> Any:
         """An array as one of the library that other libraries of the device know, when everything that writes it is done."""
@@ -124,7 +126,7 @@ class DeviceArray:
 
     def __init__(self, device: Device, type: TensorType, memory: Any = None, offset: int = 0) -> None:
         self.device, self.type, self.offset = device, type, offset
-        self.memory = device.allocate(type.nbytes) if memory is None else memory
+        self.memory = device.allocate(type.nbytes, zeroed=False) if memory is None else memory
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -124,7 +124,7 @@ class CpuDevice(Device):
         self.launched = 0
         self.compiled: dict[str, Any] = {}
 
-    def allocate(self, nbytes: int) -> Array:
+    def allocate(self, nbytes: int, zeroed: bool = True) -> Array:
         raw = np.zeros(nbytes + 2 * ALIGNMENT, np.uint8)
         start = -raw.ctypes.data % ALIGNMENT
         return raw[start : start + nbytes + 8]
