@@ -157,8 +157,10 @@ class Backend(Protocol):
         ...
 
 
-def narrow(i: Instruction) -> TensorType | None:
-    """The type of an operand or result that no kernel computes with: floats of another width than 32 or 64 bits."""
+def narrow(i: Instruction, device: str) -> TensorType | None:
+    """The type of an operand or result that no kernel computes with: on the CPU, a float of another width than 32 or 64 bits."""
+    if device != "cpu":
+        return None
     types = [v.type for v in (*i.operands, *i.results)]
     return next((t for t in types if t.dtype.floating and t.dtype not in (f32, f64)), None)
 

@@ -12,7 +12,7 @@ from ..ir.types import Array
 
 def is_finite(array: Array) -> bool:
     """Whether an array holds neither NaN nor infinity."""
-    return array.dtype.kind != "f" or bool(np.isfinite(np.asarray(array)).all())
+    return array.dtype.kind not in "fV" or bool(np.isfinite(np.asarray(array)).all())
 
 
 def nonfinite_error(function: Function) -> NonFiniteError | None:

@@ -36,7 +36,7 @@ from ..ir import (
 )
 from ..ir import Module as IRModule
 from ..ir.source import user_line
-from ..ir.types import Array, DType, dtype, f32, f64, key, type_of
+from ..ir.types import Array, DType, bf16, dtype, f32, f64, key, type_of
 from . import checkpoint
 from .entries import STEP, Declarations, Setting, function_of, record, state_types
 from .guard import is_finite, nonfinite_error
@@ -169,9 +169,9 @@ class Runtime:
         if guard not in (None, "nonfinite"):
             raise ValueError(f"guard {guard!r} is not known; nonfinite, or None")
         chosen = get(backend)
-        if self.setting.dtype not in (f32, f64):
+        if self.setting.dtype not in (f32, f64) and self.device == "cpu":
             raise BackendError(
-                f"backend {backend!r} has no {self.setting.dtype} on {self.device!r}; float32 and float64 run on the CPU"
+                f"backend {backend!r} has no {self.setting.dtype} on {self.device!r}; float32 and float64 run on the CPU, and all on CUDA"
             )
         reason = chosen.unavailable(self.device)
         if reason is not None:
@@ -442,7 +442,8 @@ class Runtime:
                 raise CheckpointError(
                     f"state {given!r} has shape {list(array.shape)}; the model's is {list(type_.shape)}"
                 )
-            if array.dtype.kind not in ("f" if type_.dtype.floating else "iub"):
+            kind = "f" if array.dtype == bf16.numpy else array.dtype.kind
+            if kind not in ("f" if type_.dtype.floating else "iub"):
                 raise CheckpointError(f"state {given!r} is {array.dtype}; the model's is {type_.dtype}")
             if name in new and not np.array_equal(new[name], array, equal_nan=type_.dtype.floating):
                 raise CheckpointError(f"state {given!r} and {name!r} are one tied tensor with two values")

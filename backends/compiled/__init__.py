@@ -55,7 +55,7 @@ class CompiledBackend:
         return None if device == "cpu" else devices.unavailable(device)
 
     def supports(self, op: Instruction, device: str) -> bool:
-        return narrow(op) is None
+        return narrow(op, device) is None
 
     def compile(self, func: Function, *, device: str, options: Mapping[str, Any]) -> Executable:
         """``options``: ``module`` around the function, ``verify_each``, a ``Provenance`` to fill as
@@ -122,11 +122,6 @@ def program_text(module: Module, name: str, device: str) -> str:
     backend = CompiledBackend()
     if not device.startswith("cuda"):
         return compile_module(backend, module, name, device).source
-    refused = sorted({i.op.name for i in module[name].instructions if not backend.supports(i, "cpu")})
-    if refused:
-        raise BackendError(
-            f"no CUDA program: {', '.join(refused)} of dtypes other than float64, float32, integers and bool"
-        )
     from ..cuda.program import CudaProgram
 
     planned = lower(module, device=device)

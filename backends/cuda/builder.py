@@ -12,14 +12,17 @@ from contextlib import contextmanager
 import numpy as np
 
 from ...ir.scalar import COMPARISONS, Scalar, ScalarBuilder
-from ...ir.types import DType, bool_, f32
+from ...ir.types import DType, bf16, bool_, f16, f32, u16
 from ..native.math import FUNCTIONS
 
 _NAMES = {
     "bool": "bool", "i8": "signed char", "i16": "short", "i32": "int", "i64": "long long", "u8": "unsigned char",
     "u16": "unsigned short", "u32": "unsigned", "u64": "unsigned long long", "f32": "float", "f64": "double",
-    "key": "unsigned long long",
+    "key": "unsigned long long", "f16": "float", "bf16": "float",
 }  # fmt: skip
+NARROW = (f16, bf16)
+"""Floats that are computed with as float32: every operation is rounded to them, a sum once at its end."""
+_ALREADY_NARROW = ("select", "neg", "abs", "floor", "rint")
 _OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and": "&", "or": "|", "xor": "^"}
 _ON_BOOL = {"add": "|", "mul": "&", "sub": "^", "and": "&", "or": "|", "xor": "^"}
 _RELATIONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -36,8 +39,18 @@ def register_type(dtype: DType) -> str:
 
 
 def memory_type(dtype: DType) -> str:
-    """The C type of an element in memory; a bool is a byte."""
-    return "unsigned char" if dtype is bool_ else _NAMES[dtype.name]
+    """The C type of an element in memory; a bool is a byte, and a narrow float a word of its bits."""
+    return "unsigned char" if dtype is bool_ else "unsigned short" if dtype in NARROW else _NAMES[dtype.name]
+
+
+def loaded(element: str, dtype: DType) -> str:
+    """What an element in memory is in a register."""
+    return f"{element} != 0" if dtype is bool_ else f"from_{dtype.name}({element})" if dtype in NARROW else element
+
+
+def stored(code: str, dtype: DType) -> str:
+    """What a value is in memory."""
+    return f"to_{dtype.name}({code})" if dtype in NARROW else code
 
 
 def _unsigned(dtype: DType) -> str:
@@ -58,6 +71,8 @@ def number(value: float | bool, dtype: DType) -> str:
         return f"{signed}{suffix}" if dtype.bits >= 32 else f"({_NAMES[dtype.name]}){signed}"
     with np.errstate(over="ignore"):
         rounded = dtype.numpy.type(value)
+    if dtype in NARROW:
+        return number(float(rounded), f32)
     if np.isfinite(rounded):
         return f"{rounded!s}{'f' if dtype is f32 else ''}"
     if dtype is f32:
@@ -105,6 +120,8 @@ class CBuilder(ScalarBuilder):
         return Scalar(dtype, number(value, dtype))
 
     def emit(self, primitive: str, arguments: tuple[Scalar, ...], dtype: DType) -> Scalar:
+        if dtype in NARROW or any(a.dtype in NARROW for a in arguments):
+            return self._narrow(primitive, arguments, dtype)
         if self.fast and dtype is f32 and primitive in _FAST:
             return self.name(_FAST[primitive].format(*[x.code for x in arguments]), dtype)
         if primitive in FUNCTIONS:
@@ -123,6 +140,28 @@ class CBuilder(ScalarBuilder):
         if dtype.floating:
             return self.name(self._floating(primitive, codes, dtype), dtype)
         return self.name(self._integer(primitive, codes, dtype), dtype)
+
+    def _narrow(self, primitive: str, arguments: tuple[Scalar, ...], dtype: DType) -> Scalar:
+        """A primitive on narrow floats, or one that makes them: in float32, and rounded."""
+        a = arguments[0]
+        if primitive == "bits" and bool_ not in (a.dtype, dtype):
+            if a.dtype in NARROW:
+                word = self.name(stored(str(a.code), a.dtype), u16)
+                return word if dtype is u16 else self.emit("bits", (word,), dtype)
+            return self.name(loaded(f"(unsigned short){a.code}", dtype), dtype)
+        if primitive == "convert" and dtype in NARROW and a.dtype is not f32 and a.dtype not in NARROW:
+            return self.name(f"from_{dtype.name}(to_{dtype.name}_from((double){a.code}))", dtype)
+        wide = tuple([Scalar(f32, x.code) if x.dtype in NARROW else x for x in arguments])
+        if dtype not in NARROW:
+            return self.emit(primitive, wide, dtype)
+        if a.dtype is dtype and primitive == "convert":
+            return a
+        made = wide[0] if primitive == "convert" else self.emit(primitive, wide, f32)
+        return Scalar(dtype, made.code) if primitive in _ALREADY_NARROW else self.rounded(made, dtype)
+
+    def rounded(self, wide: Scalar, dtype: DType) -> Scalar:
+        """A float32 rounded to a narrow float."""
+        return self.name(f"from_{dtype.name}(to_{dtype.name}({wide.code}))", dtype)
 
     def rare(self, condition: Scalar, common: Scalar, function: Callable[..., Scalar], *arguments: Scalar) -> Scalar:
         name = self.fresh()
@@ -191,6 +230,40 @@ class CBuilder(ScalarBuilder):
 
 
 HELPERS = """\
+// Narrow floats, by their bits; to the nearest, ties to even.
+__device__ __forceinline__ float from_bf16(unsigned short h) { return __uint_as_float((unsigned)h << 16); }
+
+__device__ __forceinline__ unsigned short to_bf16(float x) {
+  const unsigned bits = (unsigned)__float_as_int(x);
+  return x != x ? 0x7fc0 : (unsigned short)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+__device__ __forceinline__ float from_f16(unsigned short h) {
+  const unsigned sign = ((unsigned)h & 0x8000u) << 16, rest = (unsigned)h & 0x7fffu;
+  if (rest >= 0x7c00u) return __uint_as_float(sign | 0x7f800000u | (rest << 13));
+  if (rest < 0x400u) return (sign ? -1.0f : 1.0f) * ((float)rest * 5.9604644775390625e-08f);
+  return __uint_as_float(sign | ((rest << 13) + 0x38000000u));
+}
+
+__device__ __forceinline__ unsigned short to_f16(float x) {
+  const unsigned bits = (unsigned)__float_as_int(x), sign = (bits >> 16) & 0x8000u, rest = bits & 0x7fffffffu;
+  if (rest > 0x7f800000u) return 0x7e00;
+  if (rest >= 0x477ff000u) return (unsigned short)(sign | 0x7c00u);
+  if (rest < 0x38800000u) return (unsigned short)(sign | (unsigned)rintf(__uint_as_float(rest) * 16777216.0f));
+  return (unsigned short)(sign | ((rest - 0x38000000u + 0xfffu + ((rest >> 13) & 1u)) >> 13));
+}
+
+// To a float32 on the way to a narrower one: an inexact result is made odd, so that it is rounded only once.
+__device__ __forceinline__ float to_odd(double x) {
+  const float y = (float)x;
+  if ((double)y == x || x != x || __float_as_int(y) & 1) return y;
+  const bool up = (fabs(x) > fabs((double)y));
+  return __uint_as_float((unsigned)__float_as_int(y) + (up ? 1u : 0xffffffffu));
+}
+
+__device__ __forceinline__ unsigned short to_bf16_from(double x) { return to_bf16(to_odd(x)); }
+__device__ __forceinline__ unsigned short to_f16_from(double x) { return to_f16(to_odd(x)); }
+
 // Philox4x32-10: the words of a counter.
 __device__ __forceinline__ void philox(unsigned c[4], unsigned k0, unsigned k1) {
 #pragma unroll

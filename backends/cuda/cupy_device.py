@@ -21,7 +21,7 @@ from cupy.cuda import driver, nvrtc, runtime
 from nvmath.bindings import cublas
 
 from ...ir import BackendError
-from ...ir.types import DTYPES, Array, DType, f32, type_of
+from ...ir.types import DTYPES, Array, DType, bf16, f16, f32, type_of
 from .. import cache
 from .device import ALIGNMENT, Device, DeviceArray, Launch, Sizes
 
@@ -30,6 +30,7 @@ WORKSPACE = 32 << 20
 EXACT = ("--fmad=false", "--std=c++17", "-default-device")
 FAST = ("--fmad=true", "--use_fast_math", "--std=c++17", "-default-device")
 _ON_DEVICE = (2, 13)  # DLPack's numbers of CUDA memory and CUDA managed memory
+_NARROW = {f16: 2, bf16: 14}  # cudaDataType_t: CUDA_R_16F, CUDA_R_16BF
 _MAJOR, _MINOR = 75, 76  # cudaDevAttrComputeCapability...
 FAILURES = (runtime.CUDARuntimeError, driver.CUDADriverError, cublas.cuBLASError)
 
@@ -229,13 +230,20 @@ class CupyDevice(Device):
     def product(self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, fast: bool) -> Callable[[], None]:
         # cuBLAS has columns where we have rows: it computes the transpose, b' a'.
         batches, m, k, n, ta, tb = sizes
-        handle, factors = self._cublas(fast), self._factors[dtype]
+        narrow = _NARROW.get(dtype)
+        handle, factors = self._cublas(fast), self._factors[f32 if narrow is not None else dtype]
         one, zero = factors.ctypes.data, factors.ctypes.data + factors.itemsize
         ops = (
             int(cublas.Operation.T if tb else cublas.Operation.N),
             int(cublas.Operation.T if ta else cublas.Operation.N),
         )
         ldb, lda = (k if tb else n), (m if ta else k)
+        if narrow is not None:  # added up in float32, and rounded once
+            compute, algo = int(cublas.ComputeType.COMPUTE_32F), -1
+            return lambda: cublas.gemm_strided_batched_ex(
+                handle, *ops, n, m, k, one, b, narrow, ldb, k * n, a, narrow, lda, m * k, zero, out, narrow, n, m * n, batches,
+                compute, algo,
+            )  # fmt: skip
         if batches == 1:
             gemm = cublas.sgemm if dtype is f32 else cublas.dgemm
             return lambda: gemm(handle, *ops, n, m, k, one, b, ldb, a, lda, zero, out, n)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from ...ir import Instruction, Value
 from ...ir.op import Elementwise, Gather, Join, Random32, Reduce, Source, View
 from ...ir.scalar import Scalar
-from ...ir.types import DType, bool_, f64, i64, u32, u64
+from ...ir.types import DType, f32, f64, i64, u32, u64
 from ...passes.loops import OUTER, REDUCED, Access, Bound, Nest, rules
 from ...passes.rewrite import repeated_number
-from .builder import CBuilder, memory_type, number, register_type
+from .builder import NARROW, CBuilder, loaded, memory_type, number, register_type, stored
 from .device import Launch
 
 HEAD = "const long long *status"
@@ -55,8 +55,9 @@ def column_teams(count: int) -> int:
 
 
 _WIDE = {
-    "f32": ("float4", 4), "i32": ("int4", 4), "u32": ("uint4", 4), "f64": ("double2", 2), "i64": ("longlong2", 2), "u64": ("ulonglong2", 2),
-    "i16": ("short4", 4), "u16": ("ushort4", 4), "i8": ("char4", 4), "u8": ("uchar4", 4), "bool": ("uchar4", 4),
+    "f32": ("float4", 4), "i32": ("int4", 4), "u32": ("uint4", 4), "f64": ("double2", 2), "i64": ("longlong2", 2),
+    "u64": ("ulonglong2", 2), "f16": ("ushort4", 4), "bf16": ("ushort4", 4), "i16": ("short4", 4), "u16": ("ushort4", 4),
+    "i8": ("char4", 4), "u8": ("uchar4", 4), "bool": ("uchar4", 4),
 }  # fmt: skip
 """What several elements of a dtype are read as, and how many those are."""
 
@@ -83,8 +84,12 @@ class _Apart:
 class KernelWriter:
     """Writes one kernel: ``text`` is its definition and ``launch`` how it is started."""
 
-    def __init__(self, nest: Nest, name: str, aligned: Sequence[bool] | None = None, fast: bool = False) -> None:
-        """``aligned`` says of each argument and result whether its buffer's bytes begin at a multiple of ``WIDE_BYTES``."""
+    def __init__(
+        self, nest: Nest, name: str, aligned: Sequence[bool] | None = None, fast: bool = False, apart: bool = False
+    ) -> None:
+        """``aligned`` says of each argument and result whether its buffer's bytes begin at a multiple of ``WIDE_BYTES``; ``apart``
+        that no result lies where an argument does.
+        """
         self.nest = nest
         self.c = CBuilder(fast)
         self.index: list[str] = ["0"] * len(nest.dims)
@@ -110,8 +115,9 @@ class KernelWriter:
             self._rows()
         else:
             self._columns()
-        given = [f"const {_pointer(a.type.dtype)}a{n}" for n, a in enumerate(f.arguments)]
-        taken = [f"{_pointer(r.type.dtype)}r{n}" for n, r in enumerate(f.results)]
+        only = "__restrict__ " if apart else ""
+        given = [f"const {_pointer(a.type.dtype)}{only}a{n}" for n, a in enumerate(f.arguments)]
+        taken = [f"{_pointer(r.type.dtype)}{only}r{n}" for n, r in enumerate(f.results)]
         if self.counters:
             taken += ["unsigned *counters", "unsigned char *scratch"]
             self.launch = Launch(self.launch.blocks, self.launch.threads, self.counters, self.scratch)
@@ -215,7 +221,7 @@ class KernelWriter:
             self.index[-1] = here
             wide.read[form] = self.c.fresh("w")
             self.c.line(f"const {kind} {wide.read[form]} = *(const {kind} *)({base} + {at});")
-        return self.c.name(f"{wide.read[form]}.{'xyzw'[lane]}" + (" != 0" if dtype is bool_ else ""), dtype)
+        return self.c.name(loaded(f"{wide.read[form]}.{'xyzw'[lane]}", dtype), dtype)
 
     def _together(self, base: str, dtype: DType, access: Access) -> bool:
         """Whether the ``UNROLLED`` neighbours of a thread lie side by side and begin at a multiple of their size."""
@@ -229,7 +235,7 @@ class KernelWriter:
 
     def load(self, base: str, dtype: DType, position: str) -> Scalar:
         """An element of memory."""
-        return self.c.name(f"{base}[{position}]" + (" != 0" if dtype is bool_ else ""), dtype)
+        return self.c.name(loaded(f"{base}[{position}]", dtype), dtype)
 
     def _condition(self, bounds: Sequence[Bound]) -> str:
         parts: list[str] = []
@@ -294,7 +300,8 @@ class KernelWriter:
     def write(self, values: Sequence[tuple[int, str, str]]) -> None:
         """Write results where they belong."""
         for n, position, code in values:
-            self.c.line(f"r{n}[{position}] = {code};")
+            dtype = self.nest.function.results[n].type.dtype
+            self.c.line(f"r{n}[{position}] = {stored(code, dtype)};")
 
     # Maps
 
@@ -353,7 +360,7 @@ class KernelWriter:
                     continue
                 kind, lanes = _WIDE[dtype.name]
                 for k in range(0, UNROLLED, lanes):
-                    codes = ", ".join(code for _, _, code in results[k : k + lanes])
+                    codes = ", ".join(stored(code, dtype) for _, _, code in results[k : k + lanes])
                     self.c.line(f"*({kind} *)(r{n} + {results[k][1]}) = {kind}{{{codes}}};")
 
     # Teams
@@ -595,6 +602,8 @@ class KernelWriter:
                 self._fold_warps(i, total, threads // WARP)
         else:
             self._fold_teams(i, total, threads)
+        if dtype in NARROW and rules(i).combine == "sum":
+            return self.c.rounded(Scalar(f32, total), dtype)
         if dtype.floating and rules(i).combine != "sum":
             return self.c.name(f"{total} != {total} ? {number(math.nan, dtype)} : {total}", dtype)
         done = self.c.fresh()

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from ...ir import Function, Instruction, Module, Value
 from ...ir.op import Control, Layout, Scatter
-from ...ir.types import u8
+from ...ir.types import key, u8
 from ...passes.fuse import form_of
 from ...passes.loops import Nest, grouped
 from ..compiled.lowering import Lowering
@@ -69,6 +69,26 @@ def _started(ref: Ref) -> Ref:
     return ref._replace(
         offset=ref.offset + layout.offset * ref.dtype.numpy.itemsize, layout=Layout(layout.shape, layout.strides, 0)
     )
+
+
+def _state_or(buffer: str) -> str:
+    """A buffer's name; of both sides of the state one."""
+    return buffer.replace("next ", "state ", 1)
+
+
+def _overlap(a: Ref, b: Ref) -> bool:
+    """Whether two arrays may share memory: new state may lie where the old one does."""
+
+    def span(ref: Ref) -> tuple[int, int]:
+        layout, item = ref.layout, ref.dtype.numpy.itemsize * (2 if ref.dtype is key else 1)
+        reach = [stride * (n - 1) for n, stride in zip(layout.shape, layout.strides, strict=True)]
+        low = layout.offset + sum(min(r, 0) for r in reach)
+        return ref.offset + low * item, ref.offset + (layout.offset + sum(max(r, 0) for r in reach) + 1) * item
+
+    if _state_or(a.buffer) != _state_or(b.buffer):
+        return False
+    (begin, end), (other, last) = span(a), span(b)
+    return begin < last and other < end
 
 
 def _place(ref: Ref) -> str:
@@ -169,10 +189,11 @@ class CudaProgram(Lowering[Call]):
     def kernel(self, function: Function, operands: Sequence[Ref], results: Sequence[Ref]) -> Call:
         layouts, targets = tuple(r.layout for r in operands), tuple(r.layout for r in results)
         aligned = tuple(r.offset % WIDE_BYTES == 0 for r in (*operands, *results))
-        form = (form_of(function), layouts, targets, aligned)
+        apart = not any(_overlap(a, b) for a in operands for b in results)
+        form = (form_of(function), layouts, targets, aligned, apart)
 
         def make(name: str) -> tuple[str, Launch]:
-            writer = KernelWriter(Nest(function, layouts, targets), name, aligned, self.fast)
+            writer = KernelWriter(Nest(function, layouts, targets), name, aligned, self.fast, apart)
             return writer.text, writer.launch
 
         hint = (

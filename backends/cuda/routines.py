@@ -12,7 +12,7 @@ from typing import Any
 from ...ir.op import Check, IndexWalk, Layout
 from ...ir.scalar import Scalar
 from ...ir.types import DType, TensorType, bool_
-from .builder import CBuilder, memory_type, number
+from .builder import CBuilder, loaded, memory_type, number, register_type, stored
 from .device import Launch
 from .nest import BLOCK, GUARD, HEAD, MOST_THREADS
 
@@ -22,7 +22,7 @@ Maker = Callable[[str], tuple[str, Launch]]
 
 def scatter_add(dtype: DType, index: DType, walk: IndexWalk, name: str) -> tuple[str, Launch]:
     """``(part, index, out)``: each slice of ``out`` is the sum, from zero and in order, of the parts that go there."""
-    kind, word = memory_type(dtype), memory_type(index)
+    kind, word, value = memory_type(dtype), memory_type(index), register_type(dtype)
     add = "sum + x" if dtype.floating else f"({kind})((unsigned long long)sum + (unsigned long long)x)"
     head = f'extern "C" __global__ void __launch_bounds__({BLOCK}) {name}({HEAD}, const {kind} *part, const {word} *index, {kind} *out) {{'
     if walk.shared:  # a block takes one slice, its threads the slice's elements
@@ -31,18 +31,18 @@ def scatter_add(dtype: DType, index: DType, walk: IndexWalk, name: str) -> tuple
   const long long slice = blockIdx.x % {walk.size}, outer = blockIdx.x / {walk.size};
   for (long long first = 0; first < {walk.inner}; first += {BLOCK}) {{
     const long long lane = first + threadIdx.x;
-    {kind} sum = {number(0, dtype)};
+    {value} sum = {number(0, dtype)};
     for (long long base = 0; base < {walk.count}; base += {BLOCK}) {{
       const long long mine = base + threadIdx.x;
       const int met = mine < {walk.count} && (long long)index[mine] == slice;
       if (!__syncthreads_or(met)) continue;
       for (long long j = base; j < {walk.count} && j < base + {BLOCK}; ++j) {{
         if ((long long)index[j] != slice || lane >= {walk.inner}) continue;
-        const {kind} x = part[(outer * {walk.count} + j) * {walk.inner} + lane];
+        const {value} x = {loaded(f"part[(outer * {walk.count} + j) * {walk.inner} + lane]", dtype)};
         sum = {add};
       }}
     }}
-    if (lane < {walk.inner}) out[(outer * {walk.size} + slice) * {walk.inner} + lane] = sum;
+    if (lane < {walk.inner}) out[(outer * {walk.size} + slice) * {walk.inner} + lane] = {stored("sum", dtype)};
   }}
 }}"""
         return head + body, Launch(walk.outer * walk.size, (BLOCK, 1))
@@ -52,14 +52,14 @@ def scatter_add(dtype: DType, index: DType, walk: IndexWalk, name: str) -> tuple
   const long long n = (long long)blockIdx.x * {BLOCK} + threadIdx.x;
   if (n >= {total}) return;
   const long long lane = n % {walk.inner}, slice = n / {walk.inner} % {walk.size}, outer = n / {walk.inner * walk.size};
-  {kind} sum = {number(0, dtype)};
+  {value} sum = {number(0, dtype)};
   for (long long j = 0; j < {walk.count}; ++j) {{
     const long long at = (outer * {walk.count} + j) * {walk.inner} + lane;
     if ((long long)index[at] != slice) continue;
-    const {kind} x = part[at];
+    const {value} x = {loaded("part[at]", dtype)};
     sum = {add};
   }}
-  out[n] = sum;
+  out[n] = {stored("sum", dtype)};
 }}"""
     return head + body, Launch(-(-total // BLOCK), (BLOCK, 1))
 
@@ -97,7 +97,7 @@ def argmax(
 
     Both are sizes with their strides in ``x``.
     """
-    kind = memory_type(dtype)
+    kind, value = memory_type(dtype), register_type(dtype)
     total, count = math.prod(n for n, _ in kept), math.prod(n for n, _ in over)
     better = "best == best && (x > best || x != x)" if dtype.floating else "x > best"
     return (
@@ -106,10 +106,10 @@ def argmax(
   const long long n = (long long)blockIdx.x * {BLOCK} + threadIdx.x;
   if (n >= {total}) return;
   const {kind} *row = x0 + {_position("n", kept, offset)};
-  {kind} best = row[0];
+  {value} best = {loaded("row[0]", dtype)};
   long long at = 0;
   for (long long j = 1; j < {count}; ++j) {{
-    const {kind} x = row[{_position("j", over)}];
+    const {value} x = {loaded(f"row[{_position(chr(106), over)}]", dtype)};
     if ({better}) {{ best = x; at = j; }}
   }}
   out[n] = at;
@@ -164,7 +164,7 @@ def check(
     c = CBuilder()
     c.depth = 2
     at = _position("j", list(zip(layout.shape, layout.strides, strict=True)), layout.offset)
-    x = c.name(f"x0[{at}]" + (" != 0" if dtype is bool_ else ""), dtype)
+    x = c.name(loaded(f"x0[{at}]", dtype), dtype)
     good: Scalar = rule.condition(c, x, types, attrs)
     lines = "\n".join(c.lines)
     kind = memory_type(dtype)

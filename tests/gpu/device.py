@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 
 from tapeir.backends.cuda import devices
 
-REASON = devices.unavailable("cuda")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what CuPy and nvmath warn of is theirs
+    REASON = devices.unavailable("cuda")
 needs_device = [
     pytest.mark.gpu,
     pytest.mark.skipif(REASON is not None, reason=REASON or ""),
-    pytest.mark.filterwarnings("default"),  # what CuPy and nvmath warn of is theirs
+    pytest.mark.filterwarnings("default"),
 ]
 
 
