@@ -40,8 +40,9 @@ class CudaExecutable(Executable):
             program.function, constants.nbytes + sum(v.type.nbytes for v in program.memory.caller)
         )
         self._own = {"arena": self.allocate(program.memory.arena_bytes)}
-        if constants.nbytes:
+        if program.constants:
             self._own["constants"] = self.allocate(constants.nbytes)
+        if constants.nbytes:
             device.write(self._own["constants"], 0, constants)
         if program.counters:
             self._own["counters"] = self.allocate(4 * program.counters)

@@ -219,7 +219,7 @@ USAGE = [
     ["run", "tiny.py", "--set", "clip_norm=1"],
     ["run", "tiny.py", "--set", "accumulate=2"],
     ["run", "tiny.py", "--set", "shuffle"],
-    ["run", "tiny.py", "--cuda-mem-watch", "1"],
+    ["run", "tiny.py", "--cuda-mem-watch", "-1"],
     ["dump", "tiny.py", "--stage", "nothing"],
     ["dump", "tiny.py", "--entry", "nothing"],
     ["dump", "tiny.py", "--mode", "nothing"],

@@ -1,4 +1,4 @@
-extern "C" __global__ void __launch_bounds__(1024) k0(const long long *status, const float *a0, float *r0) {
+extern "C" __global__ void __launch_bounds__(1024) k0(const long long *status, const float *__restrict__ a0, float *__restrict__ r0) {
   __shared__ float teams9[32][32];
   if (*status) return;
   const int group0 = (int)blockIdx.x;
@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(1024) k0(const long long *status, c
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k1(const long long *status, const unsigned long long *a0, const float *a1, float *r0) {
+extern "C" __global__ void __launch_bounds__(256) k1(const long long *status, const unsigned long long *__restrict__ a0, const float *__restrict__ a1, float *__restrict__ r0) {
   if (*status) return;
   const int n0 = ((int)blockIdx.x * 256 + (int)threadIdx.x) * 4;
   if (n0 < 12000) {

@@ -19,7 +19,7 @@ extern "C" __global__ void __launch_bounds__(1024) check_take(long long *status,
   *status = 1;
 }
 
-extern "C" __global__ void __launch_bounds__(256) k_take(const long long *status, const float *a0, const long long *a1, float *r0) {
+extern "C" __global__ void __launch_bounds__(256) k_take(const long long *status, const float *__restrict__ a0, const long long *__restrict__ a1, float *__restrict__ r0) {
   if (*status) return;
   const int n0 = (int)blockIdx.x * 256 + (int)threadIdx.x;
   if (n0 < 96) {

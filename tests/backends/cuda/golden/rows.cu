@@ -1,4 +1,4 @@
-extern "C" __global__ void __launch_bounds__(256) k0(const long long *status, const float *a0, const float *a1, float *r0) {
+extern "C" __global__ void __launch_bounds__(256) k0(const long long *status, const float *__restrict__ a0, const float *__restrict__ a1, float *__restrict__ r0) {
   if (*status) return;
   const int row0 = (int)blockIdx.x * 8 + (int)threadIdx.y;
   const int t1 = (int)threadIdx.x;
