@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 from ..ir import Function, GraphBuilder, Instruction, Location, Module, Symbol, Value
@@ -104,10 +104,10 @@ def _spreads(layout: Layout | None, split: Shape) -> bool:
 
 
 class Fuser:
-    """Groups the ops of one function and rewrites it."""
+    """Groups the ops of one function and rewrites it; those in ``alone`` stay as they are."""
 
-    def __init__(self, module: Module, function: Function, context: Context) -> None:
-        self.module, self.function, self.context = module, function, context
+    def __init__(self, module: Module, function: Function, context: Context, alone: Set[Instruction]) -> None:
+        self.module, self.function, self.context, self.alone = module, function, context, alone
         self.group_of: dict[Instruction, Group] = {}
         self.depths: dict[Instruction, int] = {}
         self.users: dict[Value, list[Instruction]] = {}
@@ -162,7 +162,7 @@ class Fuser:
     def _is_compute(self, i: Instruction) -> bool:
         """Whether an op can be part of a kernel."""
         op = i.op
-        if i.result.type.size == 0 or any(o.type.size == 0 for o in i.operands):
+        if i in self.alone or i.result.type.size == 0 or any(o.type.size == 0 for o in i.operands):
             return False
         if isinstance(op, View):
             return self._moves(i)
@@ -359,8 +359,8 @@ class Fuser:
         self._add(i, group, reduced)
         return True
 
-    def run(self) -> bool:
-        """Rewrite the function; whether anything was fused."""
+    def group(self) -> _Rewriter:
+        """Put every op into a group."""
         for i in self.function.instructions:
             if isinstance(i.op, (Source,)):
                 continue
@@ -369,7 +369,7 @@ class Fuser:
             elif not isinstance(i.op, View):
                 self.depths[i] = 1 + max((self._depth(o) for o in i.operands), default=0)
                 self._consume(i.operands)
-        return _Rewriter(self).run()
+        return _Rewriter(self)
 
 
 @dataclass(eq=False)
@@ -388,46 +388,46 @@ class _Rewriter:
     def __init__(self, fuser: Fuser) -> None:
         self.fuser, self.function, self.module = fuser, fuser.function, fuser.module
         self.groups = list({_find(g): None for g in fuser.group_of.values()})
+        self.kernels = self._cut_all()
+        self.refusals = {k: self._refusal(k) for k in self.kernels}
+
+    @property
+    def unfit(self) -> set[Instruction]:
+        """The ops of groups that are no nest of loops.
+
+        They read from memory what their kernel would have computed again: with them apart, other groups must be found.
+        """
+        return {i for k, reason in self.refusals.items() if reason == UNFIT for i in k.group.members}
 
     def run(self) -> bool:
-        unfit: set[Group] = set()
-        while True:
-            kernels = self._cut_all(unfit)
-            worthwhile = {k: self._refusal(k) for k in kernels}
-            new = {k.group for k, reason in worthwhile.items() if reason == UNFIT}
-            if not new:
-                break
-            unfit |= new
+        """Rewrite the function; whether anything was fused."""
         fused: dict[Instruction, _Kernel] = {}
-        for kernel in sorted(kernels, key=lambda k: self.fuser.position[k.ops[-1]]):
-            if worthwhile[kernel] is None and self.fuser.context.spend("fuse", kernel.ops[-1]):
+        for kernel in sorted(self.kernels, key=lambda k: self.fuser.position[k.ops[-1]]):
+            if self.refusals[kernel] is None and self.fuser.context.spend("fuse", kernel.ops[-1]):
                 fused.update(dict.fromkeys(kernel.group.members, kernel))
         if fused:
             self._rebuild(fused)
         return bool(fused)
 
-    def _cut_all(self, unfit: set[Group]) -> list[_Kernel]:
+    def _cut_all(self) -> list[_Kernel]:
         """Kernels of all groups that can be one.  Deepest first: what a kernel reads is known before those that make it are cut out."""
-        needed = self._needed(unfit)
-        found = [self._cut(g, needed) for g in sorted(self.groups, key=lambda g: -g.depth) if g not in unfit]
+        needed = self._needed()
+        found = [self._cut(g, needed) for g in sorted(self.groups, key=lambda g: -g.depth)]
         # A producer that is computed again may be as deep as its reader: what is needed is then known in a second round.
         before = len(needed)
-        found = [self._cut(g, needed) for g in sorted(self.groups, key=lambda g: -g.depth) if g not in unfit]
+        found = [self._cut(g, needed) for g in sorted(self.groups, key=lambda g: -g.depth)]
         assert len(needed) >= before
         return [k for k in found if k is not None]
 
-    def _needed(self, unfit: set[Group]) -> set[Value]:
+    def _needed(self) -> set[Value]:
         """Values that must be in memory whatever the kernels: read by ops that are no part of one, or returned."""
         fuser = self.fuser
         needed = {fuser.source(v)[0] for v in self.function.results}
         for i in self.function.instructions:
-            inside = i in fuser.group_of and _find(fuser.group_of[i]) not in unfit
-            if not inside and not isinstance(i.op, View):
+            if i not in fuser.group_of and not isinstance(i.op, View):
                 needed.update(fuser.source(o)[0] for o in i.operands)
-            elif inside and can_fail(i, self.module):
+            elif i in fuser.group_of and can_fail(i, self.module):
                 needed.add(i.result)
-            elif not inside and i in fuser.group_of:
-                needed.update(fuser.source(o)[0] for o in i.operands)
         return needed
 
     def _cut(self, group: Group, needed: set[Value]) -> _Kernel | None:
@@ -584,8 +584,17 @@ def _fuse(module: Module, context: Context) -> bool:
     """Groups of ops become kernels: map, row and column nests of loops."""
     bodies = set[str]().union(*[f.symbols() for f in module])
     functions = [f for f in module if f.name not in bodies]
-    changes = [Fuser(module, f, context).run() for f in functions]
+    changes = [_fuse_function(module, f, context) for f in functions]
     return any(changes)
+
+
+def _fuse_function(module: Module, function: Function, context: Context) -> bool:
+    alone: set[Instruction] = set()
+    while True:
+        rewriter = Fuser(module, function, context, alone).group()
+        if not rewriter.unfit:
+            return rewriter.run()
+        alone |= rewriter.unfit
 
 
 fuse = Pass("fuse", _fuse)

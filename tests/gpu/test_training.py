@@ -42,6 +42,28 @@ def test_losses_may_be_read_late(capsys: pytest.CaptureFixture[str]) -> None:
     assert "not as one CUDA graph" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_floats(dtype: str) -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 3))
+
+    def made(backend: str, device: str, dtype: str) -> tp.Runtime:
+        optimizer = tp.optim.SGD(lr=0.05)
+        return tp.Runtime(
+            model, objective="cross_entropy", optimizer=optimizer, backend=backend, device=device, dtype=dtype
+        )
+
+    eager, compiled, wide = (
+        made("eager", "cuda", dtype),
+        made("compiled", "cuda", dtype),
+        made("compiled", "cpu", "float32"),
+    )
+    for _ in range(4):
+        losses = [float(rt.step(X, Y)) for rt in (eager, compiled, wide)]
+        assert losses[0] == losses[1]
+        assert losses[1] == pytest.approx(losses[2], rel=5e-2)
+    assert all(same(eager.params[n].view(np.uint16), compiled.params[n].view(np.uint16)) for n in eager.params)
+
+
 def test_masks_are_those_of_the_cpu() -> None:
     model = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 1))
     here, there = (tp.Runtime(model, backend="compiled", device=d, seed=3) for d in ("cpu", "cuda"))

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from tapeir.backends.cuda import devices
-from tapeir.ir.types import Array, f32, f64
+from tapeir.ir.types import Array, bf16, f16, f32, f64
 
 from .on_cpu import HEAD, compiled, contracted
 
@@ -185,6 +185,9 @@ class Blas:
     class Operation(IntEnum):
         N, T = 0, 1
 
+    class ComputeType(IntEnum):
+        COMPUTE_32F = 68
+
     class Math(IntEnum):
         DEFAULT_MATH, TF32_TENSOR_OP_MATH = 0, 3
 
@@ -219,8 +222,16 @@ class Blas:
 
         return gemm
 
+    def gemm_strided_batched_ex(
+        self, handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, *rest: int
+    ) -> None:
+        a, kind, lda, sa, b, same, ldb, sb, beta, c, also, ldc, sc, batches, compute, algo = rest
+        assert (same, also, compute, algo) == (kind, kind, self.ComputeType.COMPUTE_32F, -1)
+        assert (lda, ldb, ldc, sa, sb, sc) == (k if ta else m, n if tb else k, m, m * k, n * k, m * n)
+        self._ask({2: f16, 14: bf16}[kind], (alpha, beta), a, b, c, (batches, n, k, m, bool(tb), bool(ta)))
+
     def _ask(self, kind: Any, factors: tuple[int, int], a: int, b: int, c: int, sizes: Any) -> None:
-        read = ctypes.c_float if kind is f32 else ctypes.c_double
+        read = ctypes.c_double if kind is f64 else ctypes.c_float
         assert [read.from_address(f).value for f in factors] == [1.0, 0.0]
 
         def compute() -> None:

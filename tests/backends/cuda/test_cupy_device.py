@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,17 @@ def test_eager_equals_compiled(cuda: FakeCuda) -> None:
     for _ in range(3):
         assert float(eager.step(x, y)) == float(compiled.step(x, y))
     assert all(np.array_equal(eager.params[n], compiled.params[n]) for n in eager.params)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_floats(cuda: FakeCuda, dtype: str, tmp_path: Path) -> None:
+    wide, narrow = runtime("cpu"), runtime("cuda", dtype=dtype)
+    for _ in range(3):
+        assert float(narrow.step(X, Y)) == pytest.approx(float(wide.step(X, Y)), rel=2e-2)
+    narrow.save(tmp_path / "state.safetensors")
+    again = runtime("cuda", dtype=dtype, seed=5)
+    again.load_state({**narrow.params, **narrow.buffers, **narrow.optimizer_state})
+    assert float(again.step(X, Y)) == float(narrow.step(X, Y))
 
 
 def test_what_it_takes_is_said(cuda: FakeCuda) -> None:

@@ -15,7 +15,7 @@ from strategies import Program, inputs_of, programs, update_programs
 from tapeir.backends.base import compile_module
 from tapeir.backends.eager import EagerBackend
 from tapeir.ir import Module, parse
-from tapeir.ir.types import Array
+from tapeir.ir.types import Array, bf16
 
 from .on_cpu import compiler, executable, once
 
@@ -137,3 +137,50 @@ def test_neighbours_are_read_together() -> None:
     assert source.count("*(const uchar4 *)") == 1
     assert source.count("*(const double2 *)") == 2
     check(module, inputs_of(module["main"], 1, True))
+
+
+def test_narrow_floats_are_rounded_as_numpy_rounds_them() -> None:
+    """Every float16, and float64 numbers about the middles between neighbours."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    with np.errstate(all="ignore"):
+        wide = every.astype(np.float64)
+        near = np.concatenate([wide * (1 + e) for e in (0, 2**-11, -(2**-11), 2**-11 + 2**-40, 2**-12 + 2**-50)])
+    text = """module @m {
+  func @main(%x: f16[65536] input, %y: f64[N] input, %b: bf16[65536] input) -> (f64[65536], f16[65536], f16[N], bf16[65536]) {
+    %0 = cast %x {dtype = f64} : f64[65536]
+    %1 = add %x, %x : f16[65536]
+    %2 = cast %y {dtype = f16} : f16[N]
+    %3 = mul %b, %b : bf16[65536]
+    return %0, %1, %2, %3
+  }
+}
+"""
+    module = parse(text.replace("N", str(near.size)))
+    narrow = np.arange(1 << 16, dtype=np.uint16).view(bf16.numpy)
+    found = executable(module, fused=False).run([every, near, narrow])
+    with np.errstate(all="ignore"):
+        expected = [wide, every + every, near.astype(np.float16), narrow * narrow]
+    for a, b in zip(found, expected, strict=True):
+        assert np.array_equal(a.astype(np.float64), b.astype(np.float64), equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_narrow_programs_have_the_bits_of_one_kernel_an_op(dtype: str) -> None:
+    text = """module @m {
+  func @main(%x: DT[36, 40] input, %w: DT[40, 8] input, %i: i64[36] input) -> (DT[36, 40], DT[40], DT[36, 8], i64[36], DT[5, 40]) {
+    %0 = softmax %x {axis = 1} : DT[36, 40]
+    %1 = gelu %x {approximate = "none"} : DT[36, 40]
+    %2 = mul %0, %1 : DT[36, 40]
+    %3 = sum %2 {axes = [0], keepdims = false} : DT[40]
+    %4 = matmul %2, %w {transpose_a = false, transpose_b = false} : DT[36, 8]
+    %5 = argmax %2 {axes = [1], keepdims = false} : i64[36]
+    %6 = scatter_add %2, %i {axis = 0, size = 5} : DT[5, 40]
+    return %2, %3, %4, %5, %6
+  }
+}
+"""
+    module = parse(text.replace("DT", dtype))
+    random = np.random.default_rng(0)
+    kind = module["main"].arguments[0].type.dtype.numpy
+    arrays = [random.standard_normal(s).astype(kind) for s in ((36, 40), (40, 8))]
+    check(module, [*arrays, np.arange(36) % 5])
