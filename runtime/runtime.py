@@ -275,9 +275,9 @@ class Runtime:
         self.tape = Tape(self._on)
         kept = [a if isinstance(a, DeviceArray) else np.array(a) for a in arrays]
         function = self._record(entry, kept, self.tape)
-        given: Any = (lambda x: x) if any(isinstance(a, DeviceArray) for a in arrays) else np.array
+        on_device = any(isinstance(a, DeviceArray) for a in arrays)
         outputs = tuple(
-            given(v.array)
+            v.array if on_device else np.array(v.array)
             for v, m in zip(function.results, function.marks, strict=True)
             if m is None or m.kind == "grad"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -288,10 +289,8 @@ class Advanced:
                             log.write(
                                 step=step, loss=float(loss), lr=lr, seconds=time.perf_counter() - begin, memory=peak_memory(),
                             )  # fmt: skip
-                        if self.callbacks:
-                            number = float(loss)
-                    if self.callbacks:
-                        self.notify("on_step", step, number)
+                        number = float(loss) if self.callbacks else math.nan
+                    self.notify("on_step", step, number)
                     if watch is not None and watch.due(step):
                         with _in_step(step, step):
                             float(loss)

@@ -13,18 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
-import cupy
 import numpy as np
-from cupy.cuda import driver, nvrtc, runtime
-from nvmath.bindings import cublas
 
 from ...ir import BackendError
 from ...ir.types import DTYPES, Array, DType, bf16, f16, f32, type_of
 from .. import cache
 from .device import ALIGNMENT, Device, DeviceArray, Launch, Sizes
 
+cupy: Any = import_module("cupy")
+cublas: Any = import_module("nvmath.bindings.cublas")
+driver, nvrtc, runtime = (getattr(cupy.cuda, name) for name in ("driver", "nvrtc", "runtime"))
 WORKSPACE = 32 << 20
 """Bytes that cuBLAS works in: given once, because it must not allocate while a graph is recorded."""
 EXACT = ("--fmad=false", "--std=c++17", "-default-device")
@@ -184,7 +185,8 @@ class CupyDevice(Device):
         missing = [s for s in dict.fromkeys(sources) if (s, fast) not in self._modules]
         if len(missing) > 1:
             with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
-                codes = list(pool.map(lambda s: compiled(s, self.arch, fast), missing))
+                waiting = [pool.submit(compiled, source, self.arch, fast) for source in missing]
+                codes = [w.result() for w in waiting]
         else:
             codes = [compiled(s, self.arch, fast) for s in missing]
         self._here()

@@ -16,7 +16,8 @@ from ..compiled.memory import Ref
 from . import routines
 from .builder import HELPERS
 from .device import Launch
-from .nest import WIDE_BYTES, KernelWriter
+from .elements import WIDE_BYTES
+from .nest import KernelWriter
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def with_torch(kernel: CudaKernel, compiled: bool) -> Contender:
         "gelu": torch.nn.functional.gelu,
         "multiply_add": lambda x, y, z: x * y + z,  # pyright: ignore[reportUnknownLambdaType]
         "softmax": lambda x: torch.softmax(x, -1),  # pyright: ignore[reportUnknownLambdaType]
-        "column_sum": lambda x: x.sum(0),  # pyright: ignore[reportUnknownLambdaType]
+        "column_sum": lambda x: x.sum(0),  # pyright: ignore[reportUnknownLambdaType, reportUnknownMemberType]
     }
     function = functions[kernel.kind]
     call: Any = torch.compile(function) if compiled else function
@@ -105,7 +105,7 @@ def with_jax(kernel: CudaKernel) -> Contender:
         "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # pyright: ignore[reportUnknownLambdaType]
         "multiply_add": lambda x, y, z: x * y + z,  # pyright: ignore[reportUnknownLambdaType]
         "softmax": jax.nn.softmax,
-        "column_sum": lambda x: x.sum(0),  # pyright: ignore[reportUnknownLambdaType]
+        "column_sum": lambda x: x.sum(0),  # pyright: ignore[reportUnknownLambdaType, reportUnknownMemberType]
     }
     call = jax.jit(functions[kernel.kind])
     given = [jax.device_put(a) for a in kernel.given()]

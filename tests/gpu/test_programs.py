@@ -34,7 +34,8 @@ def test_every_op_agrees_with_the_cpu(name: str) -> None:
     pytest.importorskip("hypothesis")
     from strategies import operand_types
 
-    op, ops = OPS[name], host_or("cuda")
+    op = OPS[name]
+    ops: Any = host_or("cuda")
     for sample in op.samples(np.random.default_rng(0)):
         recorder = GraphBuilder()
         operands = [recorder.argument(t) for t in operand_types(op, sample.operands)]
@@ -131,13 +132,17 @@ def test_regressions(path: Path) -> None:
     check(module, inputs_of(module["main"], 1, True))
 
 
+def check_program(program: Any) -> None:
+    check(program.module, program.arrays)
+
+
 def test_random_programs() -> None:
-    hypothesis = pytest.importorskip("hypothesis")
+    hypothesis: Any = pytest.importorskip("hypothesis")
     from strategies import programs, update_programs
 
     quick = hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
     for strategy in (programs(), update_programs()):
-        quick(hypothesis.given(strategy)(lambda program: check(program.module, program.arrays)))()
+        quick(hypothesis.given(strategy)(check_program))()
 
 
 def test_row_and_column_lengths() -> None:

@@ -1,3 +1,4 @@
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
 """Stand-ins for CuPy and nvmath that do the work on the host, as late as CUDA may: when somebody waits for it.
 
 Only what ``cupy_device.py`` uses is here.  Work asked for while a stream is captured goes to the graph and is done at each of its launches.
@@ -293,6 +294,7 @@ def modules(cuda: FakeCuda) -> dict[str, Any]:
         "cupy": cupy,
         "cupy.cuda": in_cuda,
         "nvmath": module("nvmath", bindings=bindings),
+        "nvmath.bindings.cublas": blas,
         "nvmath.bindings": bindings,
     }
 
