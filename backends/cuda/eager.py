@@ -15,10 +15,11 @@ import numpy as np
 from ...ir import GraphBuilder, Instruction, IRError, Module, Place
 from ...ir.composite import decomposition
 from ...ir.errors import BackendError
-from ...ir.op import Composite, Control, Layout, Source, View
+from ...ir.op import Composite, Control, Layout, Reduce, Source, View
 from ...ir.print import attribute
 from ...ir.record import blame
 from ...ir.types import TensorType, type_of
+from ...passes.loops import are_neighbours
 from ..eager.interpret import Host, run
 from .device import ALIGNMENT, Device, DeviceArray
 from .executable import CudaExecutable
@@ -102,5 +103,10 @@ class DeviceOps(Host):
         for v in (*operands, *results):
             v.place = Place("caller", 0)
         function = recorder.function(i.op.name, [(v, "input") for v in operands], [(r, None) for r in results])
-        program = CudaProgram(function, Module(i.op.name, [function]))
-        return CudaExecutable(program, function, self.device)
+        module = Module(i.op.name, [function])
+        if isinstance(i.op, Reduce) and not are_neighbours(i.attrs["axes"]):
+            # What a compiled program does: it moves the axes together.
+            from ..compiled import lower
+
+            module = lower(module, ("decompose", "plan"), "cuda")
+        return CudaExecutable(CudaProgram(module[function.name], module), function, self.device)

@@ -13,11 +13,12 @@ from outcomes import agree, outcome
 from strategies import Program, inputs_of, programs, update_programs
 
 from tapeir.backends.base import compile_module
+from tapeir.backends.cuda.eager import DeviceOps
 from tapeir.backends.eager import EagerBackend
 from tapeir.ir import Module, parse
 from tapeir.ir.types import Array, bf16
 
-from .on_cpu import compiler, executable, once
+from .on_cpu import CpuDevice, compiler, executable, once
 
 pytestmark = [once, pytest.mark.skipif(compiler() is None, reason="needs a C++20 compiler")]
 EXAMPLES = int(os.environ.get("TAPEIR_FUZZ", "60")) // 10
@@ -184,3 +185,20 @@ def test_narrow_programs_have_the_bits_of_one_kernel_an_op(dtype: str) -> None:
     kind = module["main"].arguments[0].type.dtype.numpy
     arrays = [random.standard_normal(s).astype(kind) for s in ((36, 40), (40, 8))]
     check(module, [*arrays, np.arange(36) % 5])
+
+
+@pytest.mark.parametrize("axes", ["0, 2", "0", "1, 2"])
+def test_the_tape_adds_as_programs_do(axes: str) -> None:
+    text = """module @m {
+  func @main(%x: f32[5, 3, 70] input) -> (SHAPE) {
+    %0 = sum %x {axes = [AXES], keepdims = false} : SHAPE
+    return %0
+  }
+}
+"""
+    shape = {"0, 2": "f32[3]", "0": "f32[3, 70]", "1, 2": "f32[5]"}[axes]
+    module = parse(text.replace("AXES", axes).replace("SHAPE", shape))
+    x = np.random.default_rng(0).standard_normal((5, 3, 70)).astype(np.float32)
+    ops = DeviceOps.of(CpuDevice())
+    (found,) = ops.run(module["main"].instructions[0], [ops.array(x)])
+    assert np.array_equal(np.asarray(found), executable(module).run([x])[0])
