@@ -156,12 +156,16 @@ class Lowering(ABC, Generic[Piece]):
         """Where an argument lies."""
         return self.memory.resolve(v)
 
+    def result(self, v: Value) -> Ref:
+        """Where a result of an instruction lies."""
+        return self.memory.resolve(v)
+
     def _instruction(self, i: Instruction) -> None:
         op = i.op
         if isinstance(op, Source) or (isinstance(op, View) and i.result.place is None):
             return  # constants are laid down when they are met
         for r in i.results:
-            self.memory.refs[r] = self.memory.resolve(r)
+            self.memory.refs[r] = self.result(r)
         if isinstance(op, View) and i.result.place is not None and i.result.place.kind == "alias":
             return
         pieces: list[Piece] = []

@@ -47,7 +47,14 @@ class CudaExecutable(Executable):
         if program.counters:
             self._own["counters"] = self.allocate(4 * program.counters)
             self._own["scratch"] = self.allocate(program.scratch)
-        self._status = device.allocate(STATUS_BYTES)
+        sizes = [v.type.nbytes for v in program.memory.outputs]
+        self.reported = {n: size for n, size in enumerate(sizes) if size <= SMALL or self.commits}
+        """Results that every step hands to the host, with their bytes."""
+        own = [n for n in self.reported if program.results[n].buffer == f"output {n}"]
+        starts, self.report_bytes = _packed([STATUS_BYTES, *(sizes[n] for n in own)], STATUS_BYTES)
+        self.report_starts = dict(zip(own, starts[1:], strict=True))
+        """Where those that are arrays of their own lie behind the status, so that one copy takes all."""
+        self.report = self._status = device.allocate(self.report_bytes)
         self._state: DeviceState | None = None
         self._last: tuple[Mapping[str, int], list[Callable[[], None]]] = {}, []
 
@@ -141,8 +148,12 @@ class CudaExecutable(Executable):
         for n, (ref, result) in enumerate(zip(self.program.results, results, strict=True)):
             if ref.buffer == f"output {n}":
                 continue
-            number = int(ref.buffer[6:]) if ref.buffer.startswith("input ") else None
-            memory, start = (self._own[ref.buffer], 0) if number is None else (held[number].memory, held[number].offset)
+            kind, _, number = ref.buffer.partition(" ")
+            if kind in ("input", "output"):
+                other = (held if kind == "input" else results)[int(number)]
+                memory, start = other.memory, other.offset
+            else:
+                memory, start = self._own[ref.buffer], 0
             device.copy(result.memory, result.offset, memory, start + ref.offset, result.nbytes)
         return tuple(results)
 
@@ -195,13 +206,13 @@ class _Side:
         self.outputs = {
             f"output {n}": executable.allocate(size)
             for n, (ref, size) in enumerate(zip(program.results, sizes, strict=True))
-            if ref.buffer == f"output {n}"
+            if ref.buffer == f"output {n}" and n not in executable.report_starts
         }
-        self.reported = [n for n, size in enumerate(sizes) if size <= SMALL or executable.commits]
-        ends, end = _packed([STATUS_BYTES, *(sizes[n] for n in self.reported)])
-        host = device.pinned(end)
-        self.host_status = host[:STATUS_BYTES]
-        self.host_results = {n: host[s : s + sizes[n]] for n, s in zip(self.reported, ends[1:], strict=True)}
+        self.host_report = device.pinned(executable.report_bytes)
+        self.host_status = self.host_report[:STATUS_BYTES]
+        self.host_results = {n: self.host_report[s : s + sizes[n]] for n, s in executable.report_starts.items()}
+        self.besides = {n: device.pinned(sizes[n]) for n in executable.reported if n not in self.host_results}
+        self.host_results.update(self.besides)
         self.works: dict[tuple[int, bool], Callable[[], None]] = {}
         self.warm = False
         self.run: Run | None = None
@@ -248,19 +259,20 @@ class _Side:
         memories = self.memories()
         addresses = {name: device.address(m) for name, m in memories.items()}
         begin = device.address(self.inputs)
+        report = device.address(executable.report)
+        addresses.update({f"output {n}": report + start for n, start in executable.report_starts.items()})
         addresses.update({f"input {n}": begin + start for n, start in enumerate(self.starts)})
-        memories.update({f"input {n}": self.inputs for n in range(len(self.starts))})
         launches = executable.launches(addresses)
-        status, results = executable._status, executable.program.results  # pyright: ignore[reportPrivateUsage]
+        besides = [(self.where(executable.program.results[n]), target) for n, target in self.besides.items()]
 
         def work() -> None:
             if uploads:
                 device.upload(self.inputs, self.host_inputs)
             for launch in launches:
                 launch()
-            device.download(status, 0, self.host_status)
-            for n, target in self.host_results.items():
-                device.download(memories[results[n].buffer], self.offset(results[n]), target)
+            device.download(executable.report, 0, self.host_report)
+            for (memory, offset), target in besides:
+                device.download(memory, offset, target)
 
         if not self.warm:
             self.warm = True
@@ -268,31 +280,31 @@ class _Side:
         self.works[form] = device.repeated(work)
         return self.works[form]
 
-    def offset(self, ref: Ref) -> int:
-        """Where a result begins in the memory of its buffer."""
-        return ref.offset + (self.starts[int(ref.buffer[6:])] if ref.buffer.startswith("input ") else 0)
+    def where(self, ref: Ref) -> tuple[Any, int]:
+        """The memory that a result lies in, and where it begins there."""
+        kind, _, number = ref.buffer.partition(" ")
+        if kind == "input":
+            return self.inputs, ref.offset + self.starts[int(number)]
+        if kind == "output" and int(number) in self.executable.report_starts:
+            return self.executable.report, ref.offset + self.executable.report_starts[int(number)]
+        return self.memories()[ref.buffer], ref.offset
 
     def collect(self, on_device: bool) -> tuple[Any, ...]:
         """The results of the run that is done, as arrays on the host or the device."""
         executable = self.executable
-        memories: dict[str, Any] | None = None
         found: list[Any] = []
         for n, (ref, v) in enumerate(zip(executable.program.results, executable.program.memory.outputs, strict=True)):
             type_ = v.type
             if n in self.host_results and not on_device:
                 found.append(self.host_results[n].view(type_.dtype.numpy).reshape(type_.array_shape).copy())
-                continue
-            if memories is None:
-                memories = self.memories()
-            memory = self.inputs if ref.buffer.startswith("input ") else memories[ref.buffer]
-            if on_device:
+            elif on_device:
                 made = DeviceArray(executable.device, type_)
-                executable.device.copy(made.memory, 0, memory, self.offset(ref), type_.nbytes)
+                executable.device.copy(made.memory, 0, *self.where(ref), type_.nbytes)
                 found.append(made)
-                continue
-            out = np.empty(type_.array_shape, type_.dtype.numpy)
-            executable.device.read(memory, self.offset(ref), out)
-            found.append(out)
+            else:
+                out = np.empty(type_.array_shape, type_.dtype.numpy)
+                executable.device.read(*self.where(ref), out)
+                found.append(out)
         return tuple(found)
 
 
@@ -346,11 +358,11 @@ class Pending:
         return float(self._run.results()[self._number])
 
 
-def _packed(sizes: Sequence[int]) -> tuple[list[int], int]:
+def _packed(sizes: Sequence[int], unit: int = ALIGNMENT) -> tuple[list[int], int]:
     """Where arrays of these bytes begin in one piece of memory, and its end."""
     starts: list[int] = []
     end = 0
     for size in sizes:
         starts.append(end)
-        end += -(-size // ALIGNMENT) * ALIGNMENT
-    return starts, max(end, ALIGNMENT)
+        end += -(-size // unit) * unit
+    return starts, max(end, unit)

@@ -111,6 +111,7 @@ class CudaProgram(Lowering[Call]):
         """Words and bytes that the kernel that needs most of them shares among its blocks."""
         self._known: dict[object, tuple[str, Launch]] = {}
         self._inputs = {v: n for n, v in enumerate(function.inputs())}
+        self._outputs = {v: n for n, v in reversed(list(enumerate(self.memory.outputs)))}
         self.results: list[Ref] = []
         """Where the results lie that are no new state, each in one piece."""
         self.lower()
@@ -130,6 +131,12 @@ class CudaProgram(Lowering[Call]):
         if v in self._inputs:
             return Ref(f"input {self._inputs[v]}", 0, v.type.dtype, Layout.contiguous(v.type.shape))
         return super().argument(v)
+
+    def result(self, v: Value) -> Ref:
+        """A result of the function that has memory of its own is an array of its own."""
+        if v in self._outputs and v.place is not None and v.place.kind in ("arena", "caller"):
+            return Ref(f"output {self._outputs[v]}", 0, v.type.dtype, Layout.contiguous(v.type.shape))
+        return super().result(v)
 
     def is_callers(self, v: Value) -> bool:
         """Whether an input is never written, so that it may be the caller's own array."""
