@@ -82,7 +82,11 @@ def work(modules: Sequence[str], name: str, workload: Workload, around: Callable
     contender: Contender = (around(module) if around is not None else module).make(name, workload)
     contender.step()
     first = time.perf_counter()
-    answer(import_seconds=imported - begin, first_seconds=first - imported, compile_seconds=contender.compile_seconds())
+    answer(
+        import_seconds=imported - begin,
+        first_seconds=first - (contender.started or imported),
+        compile_seconds=contender.compile_seconds(),
+    )
     for line in sys.stdin:
         if line.strip() == "evidence":
             evidence = contender.evidence()

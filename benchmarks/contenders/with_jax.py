@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -97,9 +98,11 @@ class Trainer(Contender):
 
     def __init__(self, size: Training) -> None:
         x, y = size.batch()
+        given = size.parameters()
+        self.started = time.perf_counter()
         integers = (a.astype(np.int32) if a.dtype.kind == "i" else a for a in (x, y))
         self.x, self.y = integers  # int64 would be converted at every step
-        parameters = {name: native_layout(name, array) for name, array in size.parameters().items()}
+        parameters = {name: native_layout(name, array) for name, array in given.items()}
         zeros = tree_map(np.zeros_like, parameters)
         self.initial: Any = (parameters, zeros, zeros, np.zeros((), np.float32))
 

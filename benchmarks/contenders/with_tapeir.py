@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -85,6 +86,8 @@ class Trainer(Contender):
     """``rt.step`` on one of the backends."""
 
     def __init__(self, size: Training, backend: str, numerics: str = "exact") -> None:
+        parameters, batch = size.parameters(), size.batch()
+        self.started = time.perf_counter()
         objective: Any = "cross_entropy"
         if isinstance(size, Gpt):
             model, objective = Decoder(size), next_token_loss
@@ -95,8 +98,8 @@ class Trainer(Contender):
         self.rt = tp.Runtime(
             model, objective=objective, optimizer=optimizer, backend=backend, device=DEVICE, numerics=numerics
         )
-        self.state: dict[str, Any] = {**size.parameters(), **self.rt.optimizer_state}
-        self.x, self.y = size.batch()
+        self.state: dict[str, Any] = {**parameters, **self.rt.optimizer_state}
+        self.x, self.y = batch
         self.reset()
 
     def reset(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -73,15 +74,15 @@ class Trainer(Contender):
 
     def __init__(self, size: Training, mode: str | None, fused: bool) -> None:
         """``mode`` is that of ``torch.compile``; None runs eagerly."""
+        parameters, batch = size.parameters(), size.batch()
+        self.started = time.perf_counter()
         model: Any = Decoder(size) if isinstance(size, Gpt) else None
         if isinstance(size, Mlp):
             model = perceptron(size)
         model.to(DEVICE)
         self.parameters: dict[str, Any] = dict(model.named_parameters())
-        self.initial: dict[str, Any] = {
-            name: torch.from_numpy(array).to(DEVICE) for name, array in size.parameters().items()
-        }
-        self.x, self.y = size.batch()
+        self.initial: dict[str, Any] = {name: torch.from_numpy(array).to(DEVICE) for name, array in parameters.items()}
+        self.x, self.y = batch
 
         def loss(x: Any, y: Any) -> Any:
             return F.cross_entropy(model(x).flatten(0, -2), y.flatten())

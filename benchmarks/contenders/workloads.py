@@ -19,6 +19,9 @@ DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
 class Contender:
     """One way to compute a workload.  ``reset`` returns to the initial state, ``step`` computes once."""
 
+    started: float | None = None
+    """When it began with what every contender is timed for, if that is later than its making: on the clock of ``time.perf_counter``."""
+
     def reset(self) -> None:
         """Nothing, where steps change nothing."""
 
