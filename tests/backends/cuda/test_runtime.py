@@ -75,11 +75,12 @@ def test_a_failing_step_leaves_everything_as_it_was(device: CpuDevice) -> None:
 
 
 def test_the_guard_finds_what_made_a_nan(device: CpuDevice) -> None:
-    rt = runtime("cuda", guard="nonfinite")
-    float(rt.step(X, Y))
+    rt = tp.Runtime(nn.Linear(8, 1), backend="compiled", device="cuda", guard="nonfinite")
+    y = np.ones((12, 1), np.float32)
+    float(rt.step(X, y))
     with pytest.raises(NonFiniteError):
-        rt.step(np.full_like(X, np.nan), Y)
-    float(rt.step(X, Y))
+        rt.step(np.full_like(X, np.nan), y)
+    float(rt.step(X, y))
 
 
 def test_state_is_saved_and_loaded(device: CpuDevice, tmp_path: Path) -> None:

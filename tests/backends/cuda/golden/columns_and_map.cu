@@ -75,5 +75,5 @@ extern "C" __global__ void __launch_bounds__(256) k1(const long long *status, co
   }
 }
 
-// k0<<<2, 32x32>>>(input 0+0, arena+256)
+// k0<<<2, 32x32>>>(input 0+0, output 0+0)
 // k1<<<12, 256>>>(input 1+0, input 0+0, output 1+0)

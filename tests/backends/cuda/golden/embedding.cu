@@ -79,4 +79,4 @@ extern "C" __global__ void __launch_bounds__(256) scatter_add(const long long *s
 // check_take<<<1, 1024>>>(input 1+0)
 // k_take<<<1, 256>>>(input 0+0, input 1+0, arena+1024)
 // check_scatter_add<<<1, 1024>>>(input 1+0)
-// scatter_add<<<10, 256>>>(arena+1024, input 1+0, arena+0)
+// scatter_add<<<10, 256>>>(arena+1024, input 1+0, output 0+0)
