@@ -113,10 +113,10 @@ class CupyDevice(Device):
         try:
             with self._device, self.stream:
                 memory = cupy.cuda.alloc(size)
+                if zeroed:
+                    runtime.memsetAsync(memory.ptr, 0, size, self._stream)
         except cupy.cuda.memory.OutOfMemoryError as error:
             raise MemoryError(str(error)) from None
-        if zeroed:
-            runtime.memsetAsync(memory.ptr, 0, size, self._stream)
         return memory
 
     def address(self, memory: Any) -> int:
@@ -150,6 +150,7 @@ class CupyDevice(Device):
             return np.frombuffer(cupy.cuda.alloc_pinned_memory(max(nbytes, 1)), np.uint8, nbytes)
 
     def upload(self, memory: Any, pinned: Array, aside: bool = False) -> None:
+        self._here()
         stream = self._aside.ptr if aside else self._stream
         runtime.memcpyAsync(memory.ptr, pinned.ctypes.data, pinned.nbytes, runtime.memcpyHostToDevice, stream)
         if aside:

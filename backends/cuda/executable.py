@@ -54,7 +54,8 @@ class CudaExecutable(Executable):
         starts, self.report_bytes = _packed([STATUS_BYTES, *(sizes[n] for n in own)], STATUS_BYTES)
         self.report_starts = dict(zip(own, starts[1:], strict=True))
         """Where those that are arrays of their own lie behind the status, so that one copy takes all."""
-        self.report = self._status = device.allocate(self.report_bytes)
+        self.report = self.allocate(self.report_bytes)
+        """The status, and those results."""
         self._state: DeviceState | None = None
         self._last: tuple[Mapping[str, int], list[Callable[[], None]]] = {}, []
 
@@ -69,7 +70,7 @@ class CudaExecutable(Executable):
 
     def launches(self, addresses: Mapping[str, int]) -> list[Callable[[], None]]:
         """What starts each kernel and product, given where each buffer begins."""
-        status = self.device.address(self._status)
+        status = self.device.address(self.report)
         return [self._launch(call, addresses, status) for _, call in self.program.calls]
 
     def _launch(self, call: Call, addresses: Mapping[str, int], status: int) -> Callable[[], None]:
@@ -90,7 +91,7 @@ class CudaExecutable(Executable):
         words = status.view(np.int64)
         if not words[0]:
             return None
-        self.device.write(self._status, 0, np.zeros(STATUS_BYTES, np.uint8))
+        self.device.write(self.report, 0, np.zeros(STATUS_BYTES, np.uint8))
         return self.program.fails[int(words[0]) - 1](words[1:].copy())
 
     # Called with arrays
@@ -141,7 +142,7 @@ class CudaExecutable(Executable):
             launch()
         if self.program.fails:
             status = np.zeros(STATUS_BYTES, np.uint8)
-            device.read(self._status, 0, status)
+            device.read(self.report, 0, status)
             error = self.failure(status)
             if error is not None:
                 raise error
@@ -213,6 +214,7 @@ class _Side:
         self.host_results = {n: self.host_report[s : s + sizes[n]] for n, s in executable.report_starts.items()}
         self.besides = {n: device.pinned(sizes[n]) for n in executable.reported if n not in self.host_results}
         self.host_results.update(self.besides)
+        device.wait(device.mark())  # what was done to this memory before: copies aside do not wait for it
         self.works: dict[tuple[int, bool], Callable[[], None]] = {}
         self.warm = False
         self.run: Run | None = None
@@ -227,9 +229,11 @@ class _Side:
         return found
 
     def start(self, given: Sequence[Any]) -> Run:
-        """Begin a step, after the one before on this side."""
+        """Begin a step, after the one before on this side, and after those of other programs: what stops them would not stop this one."""
         if self.run is not None:
             self.run.finish()
+        for run in [r for r in self.state.under_way if r.side.executable is not self.executable]:
+            run.finish()
         device = self.executable.device
         uploads = not any(isinstance(a, DeviceArray) for a in given)
         aside = uploads and len(self.host_inputs) > WITH_THE_STEP

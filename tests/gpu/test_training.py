@@ -250,3 +250,15 @@ def test_the_command(tmp_path: Path, backend: str) -> None:
     assert f"backend {backend}, device cuda" in done.out
     assert done.out.count("cuda_mem step=") == 2
     assert "cuda_mem steady" in done.out
+
+
+def test_another_program_does_not_run_past_an_error() -> None:
+    rt = runtime()
+    float(rt.step(X, Y))
+    float(rt.step(X[:4], Y[:4]))
+    before = state(rt)
+    rt.step(X, np.where(Y == 1, 7, Y))
+    with pytest.raises(OutOfRangeError):
+        rt.step(X[:4], Y[:4])
+    assert all(same(a, state(rt)[n]) for n, a in before.items())
+    assert rt.step_count == 2

@@ -85,6 +85,20 @@ def test_an_error_comes_with_the_loss_and_stops_what_follows(cuda: FakeCuda) -> 
     assert rt.step_count == 6
 
 
+def test_another_program_does_not_run_past_an_error(cuda: FakeCuda) -> None:
+    rt = runtime("cuda")
+    float(rt.step(X, Y))
+    float(rt.step(X[:4], Y[:4]))
+    before = dict(rt.params)
+    bad = rt.step(X, Y + 5)
+    with pytest.raises(OutOfRangeError):
+        rt.step(X[:4], Y[:4])
+    with pytest.raises(OutOfRangeError):
+        float(bad)
+    assert all(np.array_equal(before[n], rt.params[n]) for n in before)
+    assert rt.step_count == 2
+
+
 def test_reading_state_waits_and_raises(cuda: FakeCuda) -> None:
     rt = runtime("cuda")
     rt.step(X, Y + 5)
