@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..backends.base import Backend, Executable, Steps, compile_module, get
+from ..backends.eager import host_or
 from ..backends.eager.interpret import run_instruction, values_of
 from ..ir import Function, Instruction, IRError, Location, Module, Value
 from ..ir.errors import BackendError
@@ -133,7 +134,7 @@ def compare(
     """
     function, chosen, provenance = module[name], get(backend), Provenance()
     given = checked(function, arrays)
-    tape, error = _attempt(lambda: values_of(function, given, module))
+    tape, error = _attempt(lambda: values_of(function, given, module, host_or(device)))
     program, other = _attempt(
         lambda: compile_module(chosen, module, function.name, device, {"provenance": provenance, **(options or {})})
     )

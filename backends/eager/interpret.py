@@ -148,13 +148,15 @@ def run(function: Function, arrays: Sequence[Any], module: Module | None = None,
     return tuple([known[v] for v in function.results])
 
 
-def values_of(function: Function, arrays: Sequence[Array], module: Module | None = None) -> dict[Value, Array]:
-    """Every value of a function on arrays, as a tape would hold them."""
-    known: dict[Value, Array] = dict(zip(function.arguments, arrays, strict=True))
+def values_of(
+    function: Function, arrays: Sequence[Any], module: Module | None = None, on: Host = HOST
+) -> dict[Value, Array]:
+    """Every value of a function on arrays, as a tape would hold them; copies on the host of what lies elsewhere."""
+    known: dict[Value, Any] = dict(zip(function.arguments, map(on.array, arrays), strict=True))
     with np.errstate(all="ignore"):
         for i in function.instructions:
-            known.update(zip(i.results, run_instruction(i, [known[o] for o in i.operands], module), strict=True))
-    return known
+            known.update(zip(i.results, on.run(i, [known[o] for o in i.operands], module), strict=True))
+    return {v: np.asarray(a) for v, a in known.items()}
 
 
 class Interpreter(Executable):

@@ -107,6 +107,14 @@ def test_fused_equals_one_kernel_an_op(path: Path) -> None:
     assert all(same(a, b) for a, b in zip(*outcomes, strict=True))
 
 
+def test_compare_finds_no_difference() -> None:
+    (advanced, batches), *_ = trainers(EXAMPLES[0], "float32", ("compiled", "cuda"))
+    runtime = advanced.runtime
+    module = runtime.module(*batches[0])
+    found = tp.debug.compare(module, "train_step", runtime.arguments(module["train_step"], *batches[0]), device="cuda")
+    assert found.grade == "none"
+
+
 def run(module: Module, function: Function, arrays: Sequence[Any], **options: Any) -> tuple[Array, ...]:
     done = compile_module(tp.backends.get("compiled"), module, function.name, "cuda", options).run(
         [np.array(a) for a in arrays]
