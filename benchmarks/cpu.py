@@ -12,27 +12,32 @@ import json
 import os
 import re
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from contenders.turns import Outcome, Worker, about, compare, duration, megabytes, work
-from contenders.workloads import CHECKED, WORKLOADS, Kernel, Mlp, Training, Workload
+# As in cuda.py, which must not be found where NVIDIA's package ``cuda`` is meant.
+sys.path = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.contenders.turns import Outcome, Worker, about, compare, duration, megabytes, work  # noqa: E402
+from benchmarks.contenders.workloads import CHECKED, WORKLOADS, Kernel, Mlp, Training, Workload  # noqa: E402
 
 TOLERANCE = 1e-3
 DYNAMO = ("torch._dynamo", "torch._inductor.compile_fx")
 CONTENDERS: dict[str, tuple[str, ...]] = {
-    "TapeIR": ("contenders.with_tapeir",),
-    "TapeIR eager": ("contenders.with_tapeir",),
-    "torch": ("contenders.with_torch",),
-    "torch fused": ("contenders.with_torch",),
-    "torch.compile": ("contenders.with_torch", *DYNAMO),
-    "compile+fused": ("contenders.with_torch", *DYNAMO),
-    "JAX jit": ("contenders.with_jax",),
-    "products": ("contenders.bounds",),
-    "products, NumPy": ("contenders.bounds",),
-    "copy": ("contenders.bounds",),
+    "TapeIR": ("benchmarks.contenders.with_tapeir",),
+    "TapeIR eager": ("benchmarks.contenders.with_tapeir",),
+    "torch": ("benchmarks.contenders.with_torch",),
+    "torch fused": ("benchmarks.contenders.with_torch",),
+    "torch.compile": ("benchmarks.contenders.with_torch", *DYNAMO),
+    "compile+fused": ("benchmarks.contenders.with_torch", *DYNAMO),
+    "JAX jit": ("benchmarks.contenders.with_jax",),
+    "products": ("benchmarks.contenders.bounds",),
+    "products, NumPy": ("benchmarks.contenders.bounds",),
+    "copy": ("benchmarks.contenders.bounds",),
 }
 """The module that makes each contender, and what else is imported before clocks run."""
 OURS = "TapeIR"

@@ -12,28 +12,33 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from contenders import cuda_kernels
-from contenders.cuda_kernels import LAUNCHES, CudaKernel
-from contenders.turns import Outcome, Worker, about, compare, work
-from contenders.workloads import CHECKED, Contender, Gpt, Mlp, Training, Workload
+# This file is called cuda.py: with its folder on the path, NVIDIA's package ``cuda`` could not be imported.
+sys.path = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.contenders import cuda_kernels  # noqa: E402
+from benchmarks.contenders.cuda_kernels import LAUNCHES, CudaKernel  # noqa: E402
+from benchmarks.contenders.turns import Outcome, Worker, about, compare, work  # noqa: E402
+from benchmarks.contenders.workloads import CHECKED, Contender, Gpt, Mlp, Training, Workload  # noqa: E402
 
 TOLERANCE = 1e-2
 """Relative difference of losses: sums have other orders."""
 OURS, FAST = "TapeIR", "TapeIR fast"
 PEERS = ("torch", "torch.compile", "reduce-overhead", "JAX jit")
 CONTENDERS: dict[str, tuple[str, ...]] = {
-    OURS: ("contenders.with_tapeir",),
-    FAST: ("contenders.with_tapeir",),
-    "TapeIR eager": ("contenders.with_tapeir",),
-    "torch": ("contenders.with_torch",),
-    "torch.compile": ("contenders.with_torch", "torch._dynamo", "torch._inductor.compile_fx"),
-    "reduce-overhead": ("contenders.with_torch", "torch._dynamo", "torch._inductor.compile_fx"),
-    "JAX jit": ("contenders.with_jax",),
+    OURS: ("benchmarks.contenders.with_tapeir",),
+    FAST: ("benchmarks.contenders.with_tapeir",),
+    "TapeIR eager": ("benchmarks.contenders.with_tapeir",),
+    "torch": ("benchmarks.contenders.with_torch",),
+    "torch.compile": ("benchmarks.contenders.with_torch", "torch._dynamo", "torch._inductor.compile_fx"),
+    "reduce-overhead": ("benchmarks.contenders.with_torch", "torch._dynamo", "torch._inductor.compile_fx"),
+    "JAX jit": ("benchmarks.contenders.with_jax",),
     "copy": ("cupy",),
 }
 """The module that makes each contender, and what else is imported before clocks run."""

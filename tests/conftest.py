@@ -30,6 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """``pytest -m gpu`` imports no other tests: a machine with a device may lack what they need."""
+    elsewhere = collection_path.name.startswith("test_") and collection_path.parent.name != "gpu"
+    return True if config.option.markexpr == "gpu" and elsewhere else None
+
+
 @pytest.fixture(params=["in use", "numpy"])
 def table(request: pytest.FixtureRequest) -> Iterator[str]:
     """Both targets of the compiled backend."""
