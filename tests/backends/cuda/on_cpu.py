@@ -49,16 +49,18 @@ FLAGS = ["-std=c++20", "-O0", "-march=native", "-ffp-contract=off", "-w", "-pthr
 
 @cache
 def _prepared() -> Path:
-    """A folder with the shim and its precompiled form, which takes most of the time."""
+    """A folder with the shim in its precompiled form; what runs its launches is loaded."""
     found = compiler()
     assert found is not None
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    shutil.copy(SHIM, folder)
-    subprocess.run(
-        [found, *FLAGS, "-x", "c++-header", str(folder / SHIM.name), "-o", str(folder / "shim.h.gch")], check=True
-    )
-    return folder / SHIM.name
+    for file in (SHIM, SHIM.with_suffix(".cpp")):
+        shutil.copy(file, folder)
+    header, library = folder / SHIM.name, folder / "shim.so"
+    subprocess.run([found, *FLAGS, "-x", "c++-header", str(header), "-o", f"{header}.gch"], check=True)
+    subprocess.run([found, *FLAGS, "-shared", str(folder / "shim.cpp"), "-o", str(library)], check=True)
+    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    return header
 
 
 def program_of(module: Module, name: str = "main", *, fused: bool = True) -> CudaProgram:
@@ -81,7 +83,7 @@ def _wrapped(source: str) -> str:
         together = "true" if re.search(r"__shfl|__sync", text) else "false"
         parts.append(
             f'extern "C" void run_{head[1]}(unsigned long long *args, unsigned blocks, unsigned x, unsigned y) {{\n'
-            f"  launch([&] {{ {head[1]}({', '.join(passed)}); }}, blocks, x, y, {together});\n}}"
+            f"  shim_launch([](unsigned long long *args) {{ {head[1]}({', '.join(passed)}); }}, args, blocks, x, y, {together});\n}}"
         )
     return "\n".join(parts)
 
