@@ -11,9 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from ..ir.errors import DataError
 
 REFRESH = 0.1
@@ -26,10 +23,7 @@ class Reporter:
     def __init__(self, total: int, log_every: int, bar: bool | None) -> None:
         self.total, self.log_every = total, log_every
         self._shown = 0.0
-        self._console = Console(highlight=False, soft_wrap=True)
-        shown = sys.stdout.isatty() if bar is None else bar
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=self._console, transient=True) if shown else None
+        self._bar = _bar() if (sys.stdout.isatty() if bar is None else bar) else None
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -55,7 +49,18 @@ class Reporter:
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""
-        self._console.print(text, markup=False)
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False)
+        else:
+            print(text, flush=True)
+
+
+def _bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(highlight=False, soft_wrap=True), transient=True)
 
 
 class RunLog:

@@ -83,8 +83,8 @@ class Graph:
     def __call__(self) -> None:
         runtime.graphLaunch(self._graph, self._stream)
 
-    def __del__(self) -> None:
-        with suppress(*FAILURES):
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not ending():
             self._destroy(self._graph)
 
 
