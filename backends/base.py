@@ -157,7 +157,7 @@ class Backend(Protocol):
         ...
 
 
-def narrow(i: Instruction, device: str) -> TensorType | None:
+def unserved_float(i: Instruction, device: str) -> TensorType | None:
     """The type of an operand or result that no kernel computes with: on the CPU, a float of another width than 32 or 64 bits."""
     if device != "cpu":
         return None

@@ -7,10 +7,8 @@ that cannot be imported are listed as missing.  Run it with ``python benchmarks/
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import re
 import statistics
 import sys
 import tempfile
@@ -22,7 +20,7 @@ from typing import Any
 sys.path = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent]
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.contenders.turns import Outcome, Worker, about, compare, duration, megabytes, work  # noqa: E402
+from benchmarks.contenders.turns import Outcome, Worker, about, arguments, chosen, compare, duration, megabytes, work  # noqa: E402
 from benchmarks.contenders.workloads import CHECKED, WORKLOADS, Kernel, Mlp, Training, Workload  # noqa: E402
 
 TOLERANCE = 1e-3
@@ -170,22 +168,13 @@ def limit_threads(count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", metavar="PATTERN", default="", help="workloads whose names this expression finds")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of timed steps per round and contender")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = arguments(__doc__, CONTENDERS, BY_DEFAULT)
     parser.add_argument("--threads", type=int, help="of every contender; otherwise as many as each starts")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there")
-    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(BY_DEFAULT), metavar="NAME",
-                        help=", ".join(CONTENDERS))  # fmt: skip
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker is not None:
         name, workload = given.worker
         return work(CONTENDERS[name], name, WORKLOADS[workload])
-    workloads = [w for w in WORKLOADS.values() if re.search(given.only, w.name, re.IGNORECASE)]
-    if not workloads:
-        parser.error(f"--only {given.only}: it finds none of {', '.join(WORKLOADS)}")
+    workloads = chosen(parser, given.only, WORKLOADS)
     if given.threads is not None:
         limit_threads(given.threads)
     print(", ".join(f"{what} {value}" for what, value in about().items()))

@@ -7,10 +7,8 @@ process of its own with empty caches; the processes take turns, one at a time.  
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -24,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.contenders import cuda_kernels  # noqa: E402
 from benchmarks.contenders.cuda_kernels import LAUNCHES, CudaKernel  # noqa: E402
-from benchmarks.contenders.turns import Outcome, Worker, about, compare, work  # noqa: E402
+from benchmarks.contenders.turns import Outcome, Worker, about, arguments, chosen, compare, work  # noqa: E402
 from benchmarks.contenders.workloads import CHECKED, Contender, Gpt, Mlp, Training, Workload  # noqa: E402
 
 TOLERANCE = 1e-2
@@ -167,22 +165,13 @@ def table(workloads: list[Workload], names: list[str], rounds: int, seconds: flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", metavar="PATTERN", default="", help="workloads whose names this expression finds")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of timed steps per round and contender")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there")
-    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(BY_DEFAULT), metavar="NAME",
-                        help=", ".join(CONTENDERS))  # fmt: skip
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    parser = arguments(__doc__, CONTENDERS, BY_DEFAULT)
     given = parser.parse_args()
     if given.worker is not None:
         name, workload = given.worker
         return work(CONTENDERS[name], name, WORKLOADS[workload], Made)
     os.environ["BENCH_DEVICE"] = "cuda"
-    workloads = [w for w in WORKLOADS.values() if re.search(given.only, w.name, re.IGNORECASE)]
-    if not workloads:
-        parser.error(f"--only {given.only}: it finds none of {', '.join(WORKLOADS)}")
+    workloads = chosen(parser, given.only, WORKLOADS)
     reason = import_module("tapeir.backends.cuda.devices").unavailable("cuda")
     if reason is not None:
         parser.error(f"there is no CUDA device to measure: {reason}")

@@ -65,18 +65,6 @@ def inputs_of(function: Function, seed: int, wild: bool) -> tuple[Array, ...]:
     return tuple(fill(random, a.type, wild) for a in function.arguments)
 
 
-def same_bits(a: Array, b: Array) -> bool:
-    """Whether two arrays have one dtype, shape and bits; all NaNs count as one."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
-    if a.dtype.kind not in "fV":
-        return bool((a == b).all())
-    nan = np.isnan(a)
-    word = np.dtype(f"u{a.dtype.itemsize}")
-    return bool((nan == np.isnan(b)).all()) and bool(((a.view(word) == b.view(word)) | nan).all())
-
-
 def operand_types(op: Op, operands: Sequence[Array]) -> tuple[TensorType, ...]:
     """The tensor types of a sample's operands: the first one of a random op is a key."""
     keyed = isinstance(op, (Random32, KeyOp))

@@ -15,7 +15,7 @@ from ...ir.types import Array
 from ...passes import NUMPY, PASSES, PIPELINES, UNFUSED, VERSION, PassManager, Provenance
 from ...passes.plan import ALIGNMENT as HOST_ALIGNMENT
 from .. import kernels
-from ..base import Executable, compile_module, narrow
+from ..base import Executable, compile_module, unserved_float
 from ..cuda import devices
 from ..cuda.device import ALIGNMENT
 from ..eager.interpret import run_instruction
@@ -55,7 +55,7 @@ class CompiledBackend:
         return None if device == "cpu" else devices.unavailable(device)
 
     def supports(self, op: Instruction, device: str) -> bool:
-        return narrow(op, device) is None
+        return unserved_float(op, device) is None
 
     def compile(self, func: Function, *, device: str, options: Mapping[str, Any]) -> Executable:
         """``options``: ``module`` around the function, ``verify_each``, a ``Provenance`` to fill as

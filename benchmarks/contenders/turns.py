@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -257,4 +259,27 @@ def about() -> dict[str, str]:
             found[name] = "from sources" if name == "tapeir" else "missing"
     if hasattr(os, "getloadavg"):
         found["load average"] = "{:.1f} {:.1f} {:.1f}".format(*os.getloadavg())
+    return found
+
+
+def arguments(doc: str | None, contenders: Iterable[str], by_default: Iterable[str]) -> argparse.ArgumentParser:
+    """What every benchmark of contenders takes on its command line."""
+    names = list(contenders)
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--only", metavar="PATTERN", default="", help="workloads whose names this expression finds")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of timed steps per round and contender")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there")
+    parser.add_argument(
+        "--contenders", nargs="+", choices=names, default=list(by_default), metavar="NAME", help=", ".join(names)
+    )
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    return parser
+
+
+def chosen(parser: argparse.ArgumentParser, pattern: str, workloads: Mapping[str, Workload]) -> list[Workload]:
+    """The workloads that ``--only`` finds; ends the program where there are none."""
+    found = [w for w in workloads.values() if re.search(pattern, w.name, re.IGNORECASE)]
+    if not found:
+        parser.error(f"--only {pattern}: it finds none of {', '.join(workloads)}")
     return found

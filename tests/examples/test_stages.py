@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from strategies import same_bits
+from outcomes import same_bits
 
 import tapeir as tp
 from tapeir import ir

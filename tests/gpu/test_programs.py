@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from outcomes import SUMS, agree, outcome
 
 import tapeir as tp
 from tapeir.backends.base import compile_module
@@ -123,8 +124,6 @@ def run(module: Module, function: Function, arrays: Sequence[Any], **options: An
 
 
 def check(module: Module, arrays: Sequence[Array]) -> None:
-    from outcomes import agree, outcome
-
     eager = compile_module(EagerBackend(), module, "main", "cuda")
     compiled = compile_module(tp.backends.get("compiled"), module, "main", "cuda")
     expected, found = outcome(eager.run, arrays), outcome(compiled.run, arrays)
@@ -155,17 +154,6 @@ def test_random_programs() -> None:
 
 def test_row_and_column_lengths() -> None:
     """Sums and extrema of many lengths, with special values, against NumPy in float64."""
-    text = """module @m {
-  func @main(%x: f32[ROWS, COLUMNS] input) -> (f32[ROWS], f32[COLUMNS], f32[ROWS], f32[COLUMNS], f32[]) {
-    %0 = sum %x {axes = [1], keepdims = false} : f32[ROWS]
-    %1 = sum %x {axes = [0], keepdims = false} : f32[COLUMNS]
-    %2 = max %x {axes = [1], keepdims = false} : f32[ROWS]
-    %3 = max %x {axes = [0], keepdims = false} : f32[COLUMNS]
-    %4 = sum %x {axes = [0, 1], keepdims = false} : f32[]
-    return %0, %1, %2, %3, %4
-  }
-}
-"""
     random = np.random.default_rng(0)
     for rows, columns in [
         (1, 1),
@@ -180,7 +168,7 @@ def test_row_and_column_lengths() -> None:
     ]:
         x = random.standard_normal((rows, columns)).astype(np.float32)
         x[0, columns // 2] = np.nan if columns == 33 else x[0, 0]
-        module = parse(text.replace("ROWS", str(rows)).replace("COLUMNS", str(columns)))
+        module = parse(SUMS.replace("ROWS", str(rows)).replace("COLUMNS", str(columns)))
         a, b, c, d, e = run(module, module["main"], [x])
         wide = x.astype(np.float64)
         np.testing.assert_allclose(a, wide.sum(1), rtol=1e-4, atol=1e-2)

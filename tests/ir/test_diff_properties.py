@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strategies import Program, inputs_of, programs, same_bits, update_programs
+from outcomes import same_bits
+from strategies import Program, inputs_of, programs, update_programs
 
 from tapeir.backends.compiled import lower
 from tapeir.backends.eager.interpret import run

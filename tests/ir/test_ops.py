@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from outcomes import same_bits
 from strategies import (
     ELEMENTWISE,
     REDUCE,
@@ -19,7 +20,6 @@ from strategies import (
     matmul_samples,
     operand_types,
     reduce_samples,
-    same_bits,
     special_floats,
     view_samples,
 )

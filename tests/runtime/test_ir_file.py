@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from commandline import fails, irc
 from hypothesis import given
-from strategies import arrays, same_bits
+from outcomes import same_bits
+from strategies import arrays
 from typer.testing import CliRunner
 
 from tapeir.cli import app

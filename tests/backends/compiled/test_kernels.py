@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from strategies import same_bits
+from outcomes import same_bits
 
 import tapeir as tp
 from tapeir import nn, ops

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
-from outcomes import agree, outcome
+from outcomes import SUMS, agree, outcome
 from strategies import Program, inputs_of, programs, update_programs
 
 from tapeir.backends.base import compile_module
@@ -70,19 +70,6 @@ def test_programs_without_sums_have_the_bits_of_the_tape(program: Program) -> No
     expected = outcome(compile_module(EagerBackend(), program.module, "main", "cpu").run, program.arrays)
     found = outcome(fused.run, program.arrays)
     assert agree(expected, found), f"{expected!r} is not {found!r}\n{fused.program.listing}"
-
-
-SUMS = """module @sums {
-  func @main(%x: f32[ROWS, COLUMNS] input) -> (f32[ROWS], f32[COLUMNS], f32[ROWS], f32[COLUMNS], f32[]) {
-    %0 = sum %x {axes = [1], keepdims = false} : f32[ROWS]
-    %1 = sum %x {axes = [0], keepdims = false} : f32[COLUMNS]
-    %2 = max %x {axes = [1], keepdims = false} : f32[ROWS]
-    %3 = max %x {axes = [0], keepdims = false} : f32[COLUMNS]
-    %4 = sum %x {axes = [0, 1], keepdims = false} : f32[]
-    return %0, %1, %2, %3, %4
-  }
-}
-"""
 
 
 @pytest.mark.parametrize(
