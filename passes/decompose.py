@@ -4,7 +4,7 @@ A reduction over axes that are no neighbours becomes one of the permuted operand
 
     sum(x, axes = [0, 2], keepdims = true)  is  reshape(sum(permute_dims(x, [1, 0, 2]), axes = [1, 2]))
 
-Names, sites of random draws and locations stay.
+Names, sites of random draws and locations stay, and a composite that the target computes whole.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ def _decompose(function: Function, context: Context) -> bool:
             return _plain(build, i) if context.spend("plain reduction", i) else None
         if not isinstance(i.op, Composite):
             context.note(i, "decompose: it is no composite")
+            return None
+        if context.keeps(i):
+            context.note(i, "decompose: the target computes it whole")
             return None
         if not context.spend("decompose", i):
             return None

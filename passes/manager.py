@@ -15,6 +15,12 @@ from ..ir.graph import Instruction
 from ..ir.types import Array
 
 Evaluate = Callable[[Instruction, Sequence[Array]], tuple[Array, ...]]
+Keeps = Callable[[Instruction], bool]
+
+
+def keeps_none(i: Instruction) -> bool:
+    """That of a target without kernels for composites."""
+    return False
 
 
 class Application(NamedTuple):
@@ -58,7 +64,7 @@ class Context:
     """What a pass may use: the kernel table's ``evaluate``, the fuel left, and where to report.
 
     ``spend`` is called before each rewrite with its rule and place; False means that the fuel is used up.  ``alignment`` is
-    that of the device's memory, in bytes.
+    that of the device's memory, in bytes.  ``keeps`` says of a composite whether the target computes it whole.
     """
 
     evaluate: Evaluate | None = None
@@ -69,6 +75,7 @@ class Context:
     why: Callable[[Instruction, str], None] | None = None
     provenance: Provenance = field(default_factory=Provenance)
     alignment: int = 64
+    keeps: Keeps = keeps_none
 
     def spend(self, rule: str, at: Instruction) -> bool:
         """Whether one more rewrite may be applied; counts it."""
@@ -142,6 +149,7 @@ class PassManager:
     locations: bool = False
     base: str | None = None
     alignment: int = 64
+    keeps: Keeps = keeps_none
     records: list[Record] = field(default_factory=list[Record])
     context: Context = field(default_factory=Context)
 
@@ -153,6 +161,7 @@ class PassManager:
             why=self.why,
             provenance=self.provenance or Provenance(),
             alignment=self.alignment,
+            keeps=self.keeps,
         )
         for name in names:
             if name not in self.passes:

@@ -13,11 +13,13 @@ from typing import Any
 from ...ir import BackendError, Function, Instruction, Module
 from ...ir.types import Array
 from ...passes import NUMPY, PASSES, PIPELINES, UNFUSED, VERSION, PassManager, Provenance
+from ...passes.manager import keeps_none
 from ...passes.plan import ALIGNMENT as HOST_ALIGNMENT
 from .. import kernels
 from ..base import Executable, compile_module, unserved_float
 from ..cuda import devices
 from ..cuda.device import ALIGNMENT
+from ..cuda.whole import keeps
 from ..eager.interpret import run_instruction
 from .numpy_target import NumpyProgram
 
@@ -31,14 +33,25 @@ def one_answer(i: Instruction, arrays: Sequence[Array], module: Module | None = 
     return run_instruction(i, arrays, module)
 
 
-def lower(module: Module, stage: str | Sequence[str] = "planned", device: str = "cpu", **options: Any) -> Module:
+def lower(
+    module: Module,
+    stage: str | Sequence[str] = "planned",
+    device: str = "cpu",
+    numerics: str = "exact",
+    **options: Any,
+) -> Module:
     """A copy of a module taken to a stage of the pipeline (``optimized``, ``fused``, ``planned``), or through passes by name.
 
-    ``options`` are fields of the pass manager; a ``provenance`` also tells which value of the copy stands for which of the module.
+    ``device`` and ``numerics`` are those of the program that it is for.  ``options`` are fields of the pass manager; a ``provenance``
+    also tells which value of the copy stands for which of the module.
     """
     on_cuda = device.startswith("cuda")
-    evaluate = one_answer if on_cuda else run_instruction
-    manager = PassManager(PASSES, evaluate=evaluate, alignment=ALIGNMENT if on_cuda else HOST_ALIGNMENT, **options)
+    target: dict[str, Any] = {"evaluate": run_instruction, "alignment": HOST_ALIGNMENT}
+    if on_cuda:
+        target = {"evaluate": one_answer, "alignment": ALIGNMENT}
+        if numerics == "fast":
+            target["keeps"] = keeps
+    manager = PassManager(PASSES, **{**target, **options})
     copy = module.clone()
     if manager.provenance is not None:
         for f, g in zip(module, copy, strict=True):
@@ -77,17 +90,18 @@ class CompiledBackend:
             passes = native if target() == "native" else NUMPY
             return lower(module, passes, verify_each=verify_each, provenance=provenance)
 
-        fast = options.get("numerics", "exact") == "fast"
+        numerics = options.get("numerics", "exact")
+        fast = numerics == "fast"
         program: Executable
         if device != "cpu":
             from ..cuda.executable import CudaExecutable
             from ..cuda.program import CudaProgram
 
             stage = UNFUSED if options.get("unfused") else "planned"
-            planned = lower(module, stage, device, verify_each=verify_each, provenance=provenance)
-            program = CudaExecutable(
-                CudaProgram(planned[func.name], planned, fast), func, devices.find(device), in_place
-            )
+            on = devices.find(device)
+            more: dict[str, Any] = {} if on.tensor_cores else {"keeps": keeps_none}
+            planned = lower(module, stage, device, numerics, verify_each=verify_each, provenance=provenance, **more)
+            program = CudaExecutable(CudaProgram(planned[func.name], planned, fast), func, on, in_place)
         elif target() == "numpy":
             planned = lowered()
             program = NumpyProgram(planned[func.name], planned)
@@ -117,12 +131,12 @@ def target() -> str:
     return "numpy"
 
 
-def program_text(module: Module, name: str, device: str) -> str:
+def program_text(module: Module, name: str, device: str, numerics: str = "exact") -> str:
     """The generated program of a traced function: CUDA C for a CUDA device, which need not be there."""
     backend = CompiledBackend()
     if not device.startswith("cuda"):
-        return compile_module(backend, module, name, device).source
+        return compile_module(backend, module, name, device, {"numerics": numerics}).source
     from ..cuda.program import CudaProgram
 
-    planned = lower(module, device=device)
-    return CudaProgram(planned[name], planned).listing
+    planned = lower(module, device=device, numerics=numerics)
+    return CudaProgram(planned[name], planned, numerics == "fast").listing

@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
-from ...ir import Builder, Function, GraphBuilder, Instruction, IRError, Module, Value
-from ...ir.op import Contract, Control, Join, Key, Layout, Reduce, Scatter, Source, View
+from ...ir import BackendError, Builder, Function, GraphBuilder, Instruction, IRError, Module, Value
+from ...ir.op import Composite, Contract, Control, Join, Key, Layout, Reduce, Scatter, Source, View
 from ...ir.record import blame
 from ...ir.types import Array, DType, Shape, TensorType
 from ...passes.rewrite import splat_of
@@ -60,6 +60,10 @@ class Lowering(ABC, Generic[Piece]):
     @abstractmethod
     def check(self, i: Instruction, ref: Ref, number: int) -> Piece:
         """Set the status to ``number``, from 1, and stop where an element of ``ref`` is none that ``i`` takes."""
+
+    def whole(self, i: Instruction, operands: Sequence[Ref], results: Sequence[Ref]) -> list[Piece]:
+        """A composite that decompose kept for this target."""
+        raise BackendError(f"{i.op.name} was not decomposed", i.location)
 
     @abstractmethod
     def step(self, i: Instruction | None, pieces: Sequence[Piece]) -> None:
@@ -184,6 +188,8 @@ class Lowering(ABC, Generic[Piece]):
         elif isinstance(op, Control):
             kernel = self.module[i.attrs[op.bodies[0]]]
             pieces.append(self.kernel(kernel, [self.ref(o) for o in i.operands], results))
+        elif isinstance(op, Composite):
+            pieces += self.whole(i, [self.ref(o) for o in i.operands], results)
         elif isinstance(op, Contract):
             pieces.append(self._contract(op, i, results[0]))
         elif isinstance(op, Scatter):

@@ -100,7 +100,7 @@ class CupyDevice(Device):
             self._aside = cupy.cuda.Stream(non_blocking=True)
             self._copied = cupy.cuda.Event(disable_timing=True)
             major, minor = (runtime.deviceGetAttribute(a, number) for a in (_MAJOR, _MINOR))
-        self.arch = f"sm_{major}{minor}"
+        self.arch, self.tensor_cores = f"sm_{major}{minor}", major >= 8
         self._stream: int = self.stream.ptr
         self._modules: dict[tuple[str, bool], int] = {}
         self._handles: dict[bool, int] = {}

@@ -40,6 +40,8 @@ class Device(ABC):
     """
 
     name: str = "cuda"
+    tensor_cores: bool = True
+    """Whether it multiplies fragments in TF32: from compute capability 8.0 on."""
 
     @abstractmethod
     def allocate(self, nbytes: int, zeroed: bool = True) -> Any:

@@ -46,6 +46,7 @@ class CudaExecutable(Executable):
             device.write(self._own["constants"], 0, constants)
         if program.counters:
             self._own["counters"] = self.allocate(4 * program.counters)
+        if program.scratch:
             self._own["scratch"] = self.allocate(program.scratch)
         sizes = [v.type.nbytes for v in program.memory.outputs]
         self.reported = {n: size for n, size in enumerate(sizes) if size <= SMALL or self.commits}

@@ -14,10 +14,12 @@ from ...passes.loops import Nest, grouped
 from ..compiled.lowering import Lowering
 from ..compiled.memory import Ref
 from . import routines
+from .attention import TENSOR_CORES
 from .builder import HELPERS
 from .device import Launch
 from .elements import WIDE_BYTES
 from .nest import KernelWriter
+from .whole import WHOLE
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ UNITS = 8
 """Sources into which the kernels of a program are parted at most."""
 UNIT_TEXT = 6000
 """Characters of a source worth a compiler of its own."""
+
+
+def _module(kernels: Sequence[str]) -> str:
+    """Kernels behind what they call."""
+    called = [TENSOR_CORES] if any(" mma(" in text for text in kernels) else []
+    return "\n\n".join([HELPERS, *called, *kernels]) + "\n"
 
 
 def _ops(kernel: Function) -> list[str]:
@@ -145,7 +153,7 @@ class CudaProgram(Lowering[Call]):
     @property
     def source(self) -> str:
         """The text of the whole module."""
-        return "\n\n".join([HELPERS, *self.kernels.values()]) + "\n"
+        return _module(list(self.kernels.values()))
 
     @property
     def units(self) -> list[str]:
@@ -154,7 +162,7 @@ class CudaProgram(Lowering[Call]):
         parts: list[list[str]] = [[] for _ in range(count)]
         for text in sorted(self.kernels.values(), key=len, reverse=True):
             min(parts, key=lambda p: sum(map(len, p))).append(text)
-        return ["\n\n".join([HELPERS, *part]) + "\n" for part in parts if part]
+        return [_module(part) for part in parts if part]
 
     @property
     def described(self) -> dict[str, list[str]]:
@@ -177,7 +185,7 @@ class CudaProgram(Lowering[Call]):
             lines.append(f"// {call}" + (f"  {PurePath(place.file).name}:{place.line}" if place is not None else ""))
         return f"{self.source}\n" + "\n".join(lines) + "\n"
 
-    def _named(
+    def named(
         self, form: object, hint: str, refs: Sequence[Ref], make: routines.Maker, data: int | None = None
     ) -> KernelCall:
         """A call of the kernel of a form, which is written at its first use."""
@@ -207,7 +215,7 @@ class CudaProgram(Lowering[Call]):
         hint = (
             function.name if function.name != "k" else "_".join(["k", *(i.op.name for i in function.instructions[-1:])])
         )
-        return self._named(form, hint, (*operands, *results), make)
+        return self.named(form, hint, (*operands, *results), make)
 
     def contract(self, i: Instruction, a: Ref, b: Ref, out: Ref, sizes: tuple[int, int, int, int, bool, bool]) -> Call:
         a, b, out = (_started(r) for r in (a, b, out))
@@ -215,13 +223,13 @@ class CudaProgram(Lowering[Call]):
             return self.fill(out, 0)
         if not out.dtype.floating:
             form = ("product", out.dtype, sizes)
-            return self._named(form, "product", (a, b, out), lambda name: routines.product(out.dtype, sizes, name))
+            return self.named(form, "product", (a, b, out), lambda name: routines.product(out.dtype, sizes, name))
         return ProductCall(a, b, out, sizes)
 
     def scatter(self, op: Scatter, i: Instruction, part: Ref, index: Ref, out: Ref) -> Call:
         walk = op.walk(tuple([o.type for o in i.operands]), **i.attrs)
         form = ("scatter_add", part.dtype, index.dtype, walk)
-        return self._named(
+        return self.named(
             form,
             "scatter_add",
             [_started(r) for r in (part, index, out)],
@@ -235,7 +243,7 @@ class CudaProgram(Lowering[Call]):
             tuple((layout.shape[a], layout.strides[a]) for a in chosen) for chosen in ((*groups[0], *groups[2]), axes)
         )
         form = ("argmax", x.dtype, kept, over, layout.offset)
-        return self._named(
+        return self.named(
             form, "argmax", (x, _started(out)), lambda name: routines.argmax(x.dtype, kept, over, layout.offset, name)
         )
 
@@ -243,20 +251,23 @@ class CudaProgram(Lowering[Call]):
         out, source = _started(out), _started(source)
         if isinstance(data, Ref):
             dtype = data.dtype
-            return self._named(
+            return self.named(
                 ("fold_in", dtype), "fold_in", (source, _started(data), out), lambda name: routines.fold_in(name, dtype)
             )
-        return self._named(("fold_in", None), "fold_in", (source, out), lambda name: routines.fold_in(name, None), data)
+        return self.named(("fold_in", None), "fold_in", (source, out), lambda name: routines.fold_in(name, None), data)
 
     def check(self, i: Instruction, ref: Ref, number: int) -> Call:
         rule, types = i.op.check, tuple([o.type for o in i.operands])
         assert rule is not None
         operand = types[rule.operand]
         form = ("check", number)
-        return self._named(
+        return self.named(
             form, f"check_{i.op.name}", (ref,),
             lambda name: routines.check(rule, operand, types, i.attrs, ref.layout, number, name),
         )  # fmt: skip
+
+    def whole(self, i: Instruction, operands: Sequence[Ref], results: Sequence[Ref]) -> list[Call]:
+        return WHOLE[i.op.name](self, i, operands, results)
 
     def step(self, i: Instruction | None, pieces: Sequence[Call]) -> None:
         self.calls += [(i, piece) for piece in pieces]

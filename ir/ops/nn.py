@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import DtypeError, ShapeError
 from ..graph import Value
 from ..op import Attr, Composite, Random, Sample, need_kind
-from ..types import Array, TensorType, bool_, f32, f64, i64
+from ..types import Array, TensorType, f32, f64, i64
 from .reduce import keep_axes
 
 Rules = tuple[Callable[[], Value] | None, ...]
@@ -188,8 +188,13 @@ class Softmax(Composite):
         e = build.exp(self.shifted(build, x, axis))
         return build.div(e, _sum(build, e, (axis,)))
 
+    @staticmethod
+    def cotangent(build: Any, dy: Value, y: Value, axis: int) -> Value:
+        """``dx`` from ``dy`` and ``y``."""
+        return build.mul(y, build.sub(dy, _sum(build, build.mul(dy, y), (axis,))))
+
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, *, axis: int) -> Rules:
-        return (lambda: build.mul(y, build.sub(dy, _sum(build, build.mul(dy, y), (axis,)))),)
+        return (lambda: self.cotangent(build, dy, y, axis),)
 
     def samples(self, random: Random) -> Iterable[Sample]:
         for d in (f64, f32):
@@ -334,75 +339,3 @@ class CrossEntropy(Composite):
                 yield Sample((x, random.integers(0, c, n)), {}, d is f64)
                 yield Sample((x, random.integers(0, c, n).astype(np.uint8)), {}, d is f64)
                 yield Sample((x, random.uniform(0, 1, (n, c)).astype(d.numpy)), {}, d is f64)
-
-
-class ScaledDotProductAttention(Composite):
-    """``softmax(q @ k^T * scale + mask) @ v`` for ``q [..., T, d]``, ``k [..., S, d]``, ``v [..., S, e]`` (arXiv:1706.03762).
-
-    A fourth operand, bool ``[..., T, S]``, is True where attention is allowed; ``causal`` allows position ``s <= t`` only.
-    What is not allowed has weight exactly 0.
-    """
-
-    name = "scaled_dot_product_attention"
-    attrs = {"causal": Attr("bool", False), "scale": Attr("float")}
-
-    def infer(self, *types: TensorType, causal: bool, scale: float) -> TensorType:
-        if len(types) not in (3, 4):
-            raise ShapeError(
-                f"scaled_dot_product_attention takes q, k, v and at most a mask, not {len(types)} operands"
-            )
-        q, k, v = types[:3]
-        need_kind("scaled_dot_product_attention", q, "f")
-        if k.dtype is not q.dtype or v.dtype is not q.dtype:
-            raise DtypeError(f"attention of {q}, {k}, {v}\n  rule: one dtype")
-        lead = q.shape[:-2]
-        if (
-            q.rank < 2
-            or k.shape[:-2] != lead
-            or v.shape[:-2] != lead
-            or q.shape[-1] != k.shape[-1]
-            or k.shape[-2] != v.shape[-2]
-            or k.shape[-2] == 0
-        ):
-            raise ShapeError(
-                f"attention of {q}, {k}, {v}\n  rule: q [..., T, d], k [..., S, d], v [..., S, e] with S >= 1"
-            )
-        mask = TensorType(bool_, (*lead, q.shape[-2], k.shape[-2]))
-        if len(types) == 4 and types[3] != mask:
-            raise ShapeError(f"attention mask {types[3]}\n  rule: the mask is {mask}")
-        return q.with_shape((*q.shape[:-1], v.shape[-1]))
-
-    def _allowed(self, xp: Any, scores: Array, mask: tuple[Array, ...], causal: bool) -> Array:
-        allowed = xp.ones(scores.shape, np.bool_)
-        if causal:
-            allowed = allowed & (xp.arange(scores.shape[-1]) <= xp.arange(scores.shape[-2])[:, None])
-        return allowed & mask[0] if mask else allowed
-
-    def eval(self, xp: Any, q: Array, k: Array, v: Array, *mask: Array, causal: bool, scale: float) -> Array:
-        scores = xp.matmul(q.astype(np.float64), k.astype(np.float64).swapaxes(-1, -2)) * scale
-        scores = xp.where(self._allowed(xp, scores, mask, causal), scores, -np.inf)
-        e = xp.exp(scores - scores.max(-1, keepdims=True, initial=-np.inf))
-        return xp.matmul(e / e.sum(-1, keepdims=True), v.astype(np.float64)).astype(q.dtype)
-
-    def decompose(self, build: Any, q: Value, k: Value, v: Value, *mask: Value, causal: bool, scale: float) -> Value:
-        scores = build.mul(build.matmul(q, k, transpose_b=True), scale)
-        shape = scores.type.shape
-        rank = len(shape)
-        if causal:
-            column, row = (build.iota(dtype=i64, shape=shape, axis=a) for a in (rank - 1, rank - 2))
-            scores = build.where(build.le(column, row), scores, -math.inf)
-        if mask:
-            scores = build.where(mask[0], scores, -math.inf)
-        return build.matmul(build.softmax(scores, axis=rank - 1), v)
-
-    def samples(self, random: Random) -> Iterable[Sample]:
-        for d in (f64, f32):
-            for lead, t, s, e in (((), 3, 3, 2), ((2,), 3, 4, 2), ((2, 2), 1, 1, 1)):
-                q, k, v = (
-                    random.uniform(-1, 1, (*lead, *tail)).astype(d.numpy) for tail in ((t, e), (s, e), (s, e + 1))
-                )
-                for causal in (False, True):
-                    yield Sample((q, k, v), {"causal": causal, "scale": 0.5}, d is f64)
-                mask = random.integers(0, 2, (*lead, t, s)).astype(np.bool_)
-                mask[..., 0] = True
-                yield Sample((q, k, v, mask), {"causal": False, "scale": 0.5}, d is f64)

@@ -84,13 +84,24 @@ class Reshape(View):
         return xp.reshape(x, shape)
 
     def layout(self, layout: Layout, *, shape: Shape) -> Layout | None:
-        if layout.is_contiguous:
+        if layout.is_contiguous or 0 in shape:
             return Layout(shape, Layout.contiguous(shape).strides, layout.offset)
-        long = [(n, s) for n, s in zip(layout.shape, layout.strides, strict=True) if n != 1]
-        if [n for n in shape if n != 1] != [n for n, _ in long]:
-            return None
-        rest = iter(long)
-        return Layout(shape, tuple(next(rest)[1] if n != 1 else 0 for n in shape), layout.offset)
+        # Axes that follow each other evenly are one run; every new axis is a part of one run, from the last on.
+        runs: list[tuple[int, int]] = []
+        for n, stride in zip(layout.shape, layout.strides, strict=True):
+            if runs and n != 1 and runs[-1][1] == n * stride:
+                runs[-1] = runs[-1][0] * n, stride
+            elif n != 1:
+                runs.append((n, stride))
+        left, step, strides = 1, 0, list[int]()
+        for n in reversed(shape):
+            if left == 1 and n != 1:
+                left, step = runs.pop()
+            if left % n:
+                return None
+            strides.append(step if n != 1 else 0)
+            left, step = left // n, step * n
+        return Layout(shape, tuple(reversed(strides)), layout.offset)
 
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, *, shape: Shape) -> Rules:
         return (lambda: build.reshape(dy, shape=x.type.shape),)

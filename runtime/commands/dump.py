@@ -44,7 +44,10 @@ def dump(path: Path, request: DumpRequest, given: Given) -> None:
     entries = [(request.entry, request.mode)]
     if request.stage == "program":
         module = model.module(entries, "traced")
-        write_text(program_text(module, next(iter(module.functions)), model.config.device), request.output)
+        write_text(
+            program_text(module, next(iter(module.functions)), model.config.device, model.config.numerics),
+            request.output,
+        )
         return
     form = {"locations": request.locations, "base": model.base}
     passing = {"after_all": request.after_all, **form} if PIPELINES.get(request.stage) else {}

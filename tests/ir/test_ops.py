@@ -61,22 +61,22 @@ def samples(name: str) -> list[Sample]:
     return found
 
 
-def typed(op: Op, sample: Sample) -> tuple[tuple[TensorType, ...], dict[str, Any], TensorType]:
+def typed(op: Op, sample: Sample) -> tuple[tuple[TensorType, ...], dict[str, Any], tuple[TensorType, ...]]:
     types = operand_types(op, sample.operands)
     attrs = op.attributes(sample.attrs)
-    (result,) = op.result_types(types, attrs)
-    return types, attrs, result
+    return types, attrs, op.result_types(types, attrs)
 
 
-def reference(op: Op, arrays: Sequence[Array], attrs: dict[str, Any]) -> Array:
+def reference(op: Op, arrays: Sequence[Array], attrs: dict[str, Any]) -> tuple[Array, ...]:
     with np.errstate(all="ignore"):
-        return np.asarray(op.eval(np, *arrays, **attrs))
+        found = op.eval(np, *arrays, **attrs)
+    return tuple(found) if op.results > 1 else (np.asarray(found),)
 
 
-def computed(op: Op, sample: Sample) -> Array:
-    types, attrs, result = typed(op, sample)
+def computed(op: Op, sample: Sample) -> tuple[Array, ...]:
+    types, attrs, results = typed(op, sample)
     with np.errstate(all="ignore"):
-        return np.asarray(execute(op, types, attrs, list(sample.operands), result)[0])
+        return tuple(map(np.asarray, execute(op, types, attrs, list(sample.operands), results[0])))
 
 
 def module_of(op: Op, sample: Sample) -> Module:
@@ -89,15 +89,19 @@ def module_of(op: Op, sample: Sample) -> Module:
 
 
 def check_inference(op: Op, sample: Sample) -> None:
-    _, attrs, result = typed(op, sample)
-    found = reference(op, sample.operands, attrs)
-    assert (key[()] if result.dtype is key else type_of(found)) == result
-    assert found.shape == result.array_shape
+    _, attrs, results = typed(op, sample)
+    for found, result in zip(reference(op, sample.operands, attrs), results, strict=True):
+        assert (key[()] if result.dtype is key else type_of(found)) == result
+        assert found.shape == result.array_shape
 
 
 def check_value(op: Op, sample: Sample) -> None:
-    _, attrs, result = typed(op, sample)
-    wanted, found = reference(op, sample.operands, attrs), computed(op, sample)
+    _, attrs, results = typed(op, sample)
+    for wanted, found, result in zip(reference(op, sample.operands, attrs), computed(op, sample), results, strict=True):
+        check_close(op, sample, wanted, found, result)
+
+
+def check_close(op: Op, sample: Sample, wanted: Array, found: Array, result: TensorType) -> None:
     assert found.dtype == wanted.dtype == result.dtype.numpy
     assert found.shape == wanted.shape
     if not result.dtype.floating:
@@ -115,8 +119,8 @@ def check_value(op: Op, sample: Sample) -> None:
 
 def check_backends(op: Op, sample: Sample) -> None:
     module = module_of(op, sample)
-    interpreted = compile_module(EagerBackend(), module, "main", "cpu").run(sample.operands)[0]
-    assert same_bits(interpreted, computed(op, sample))
+    interpreted = compile_module(EagerBackend(), module, "main", "cpu").run(sample.operands)
+    assert all(map(same_bits, interpreted, computed(op, sample)))
     narrow = {v.type.dtype for i in module["main"].instructions for v in (*i.operands, *i.results)} & {f16, bf16}
     if narrow:
         with pytest.raises(BackendError, match=op.name):
@@ -124,8 +128,8 @@ def check_backends(op: Op, sample: Sample) -> None:
         return
     program = compile_module(CompiledBackend(), module, "main", "cpu")
     for _ in range(2):
-        compiled = program.run(sample.operands)[0]
-        assert same_bits(interpreted, compiled), f"{compiled} is not {interpreted}\n{program.source}"
+        for wanted, found in zip(interpreted, program.run(sample.operands), strict=True):
+            assert same_bits(wanted, found), f"{found} is not {wanted}\n{program.source}"
 
 
 def check_text(op: Op, sample: Sample) -> None:
@@ -136,45 +140,57 @@ def check_text(op: Op, sample: Sample) -> None:
 
 
 def is_smooth(op: Op, sample: Sample) -> bool:
-    return sample.smooth and typed(op, sample)[2].dtype is f64 and any(a.dtype == np.float64 for a in sample.operands)
+    return (
+        sample.smooth and typed(op, sample)[2][0].dtype is f64 and any(a.dtype == np.float64 for a in sample.operands)
+    )
 
 
 def check_derivatives(op: Op, sample: Sample) -> None:
-    types, attrs, result = typed(op, sample)
+    types, attrs, results = typed(op, sample)
     random = np.random.default_rng(1)
     active = [n for n, t in enumerate(types) if t.dtype is f64]
     directions = {n: np.asarray(random.uniform(-1, 1, types[n].shape)) for n in active}
-    cotangent = np.asarray(random.uniform(-1, 1, result.shape))
+    cotangents = [np.asarray(random.uniform(-1, 1, r.shape)) for r in results]
+    size = sum(r.size for r in results)
 
-    def tape() -> tuple[Tape, list[Any], Any]:
+    def tape() -> tuple[Tape, list[Any], tuple[Any, ...]]:
         recorded = Tape()
         values = [recorded.argument(t, f"x{n}", a) for n, (t, a) in enumerate(zip(types, sample.operands, strict=True))]
-        return recorded, values, recorded.bind(op, tuple(values), attrs)[0]
+        return recorded, values, recorded.bind(op, tuple(values), attrs)
+
+    def met(arrays: Sequence[Array]) -> float:
+        return sum(float((a * c).sum()) for a, c in zip(arrays, cotangents, strict=True))
 
     assert not isinstance(op.vjp, Absent), f"{op.name} has smooth samples and no vjp"
-    recorded, values, y = tape()
-    dy = Builder(recorded).literal(cotangent)
-    found = reverse(recorded, list(recorded.instructions), [y], [dy], [values[n] for n in active])
+    recorded, values, ys = tape()
+    dys = [Builder(recorded).literal(c) for c in cotangents]
+    found = reverse(recorded, list(recorded.instructions), ys, dys, [values[n] for n in active])
     gradients = [np.zeros(types[n].shape) if g is None else g.array for n, g in zip(active, found, strict=True)]
     assert all(g.shape == types[n].shape and g.dtype == np.float64 for n, g in zip(active, gradients, strict=True))
     backward = sum(float((g * directions[n]).sum()) for n, g in zip(active, gradients, strict=True))
 
     step = 1e-5
 
-    def moved(sign: float) -> Array:
+    def moved(sign: float) -> float:
         arrays = [a + sign * step * directions[n] if n in directions else a for n, a in enumerate(sample.operands)]
-        return reference(op, arrays, attrs)
+        return met(reference(op, arrays, attrs))
 
     slope = (moved(1.0) - moved(-1.0)) / (2 * step)
-    np.testing.assert_allclose(backward, float((slope * cotangent).sum()), rtol=1e-6, atol=1e-7 * max(1, result.size))
+    np.testing.assert_allclose(backward, slope, rtol=1e-6, atol=1e-7 * max(1, size))
 
     assert not isinstance(op.jvp, Absent), f"{op.name} has a vjp and no jvp"
-    recorded, values, y = tape()
+    recorded, values, ys = tape()
     tangents = [Builder(recorded).literal(directions[n]) for n in active]
-    (tangent,) = forward(recorded, list(recorded.instructions), [y], [values[n] for n in active], tangents)
-    ahead = np.zeros(result.shape) if tangent is None else np.asarray(tangent.array)
-    assert ahead.shape == result.shape
-    np.testing.assert_allclose(backward, float((ahead * cotangent).sum()), rtol=1e-9, atol=1e-11 * max(1, result.size))
+    ahead = [
+        np.zeros(r.shape) if t is None else np.asarray(t.array)
+        for t, r in zip(
+            forward(recorded, list(recorded.instructions), ys, [values[n] for n in active], tangents),
+            results,
+            strict=True,
+        )
+    ]
+    assert [a.shape for a in ahead] == [r.shape for r in results]
+    np.testing.assert_allclose(backward, met(ahead), rtol=1e-9, atol=1e-11 * max(1, size))
 
 
 def check_all(op: Op, sample: Sample) -> None:
@@ -210,7 +226,7 @@ def test_derivatives(name: str) -> None:
 
 def test_every_differentiable_op_has_smooth_samples() -> None:
     def is_differentiable(op: Op) -> bool:
-        return not isinstance(op.vjp, Absent) and any(typed(op, s)[2].dtype.floating for s in samples(op.name))
+        return not isinstance(op.vjp, Absent) and any(typed(op, s)[2][0].dtype.floating for s in samples(op.name))
 
     rough = {n for n in NAMES if is_differentiable(OPS[n]) and not any(is_smooth(OPS[n], s) for s in samples(n))}
     # stop_gradient's derivative is not that of its value.
@@ -309,12 +325,12 @@ def test_special_values(name: str, dtype: Any) -> None:
                 continue  # where an intermediate overflows, the decomposition is what defines the value
             if op.name in ("sin", "cos", "pow"):
                 # Their condition is unbounded here; reference and table must still be the same function, to rounding.
-                wanted, found = reference(op, operands, op.attributes(attrs)), computed(op, sample)
+                (wanted,), (found,) = reference(op, operands, op.attributes(attrs)), computed(op, sample)
                 np.testing.assert_allclose(
                     found, wanted, rtol=4 * np.finfo(found.dtype).eps, atol=np.finfo(found.dtype).tiny
                 )
             elif op.name in ("remainder", "floor_divide"):
-                assert same_bits(reference(op, operands, op.attributes(attrs)), computed(op, sample))
+                assert same_bits(reference(op, operands, op.attributes(attrs))[0], computed(op, sample)[0])
             else:
                 check_value(op, sample)
 

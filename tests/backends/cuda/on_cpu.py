@@ -18,6 +18,7 @@ import pytest
 
 from tapeir.backends import kernels
 from tapeir.backends.compiled import lower
+from tapeir.backends.cuda.attention import TENSOR_CORES
 from tapeir.backends.cuda.device import ALIGNMENT, Device, Launch, Sizes
 from tapeir.backends.cuda.executable import CudaExecutable
 from tapeir.backends.cuda.program import CudaProgram
@@ -63,13 +64,14 @@ def _prepared() -> Path:
     return header
 
 
-def program_of(module: Module, name: str = "main", *, fused: bool = True) -> CudaProgram:
+def program_of(module: Module, name: str = "main", *, fused: bool = True, numerics: str = "exact") -> CudaProgram:
     """The CUDA program of a traced function, fused or with a kernel for each op."""
-    planned = lower(module, "planned" if fused else UNFUSED, "cuda")
-    return CudaProgram(planned[name], planned)
+    planned = lower(module, "planned" if fused else UNFUSED, "cuda", numerics)
+    return CudaProgram(planned[name], planned, numerics == "fast")
 
 
 def _wrapped(source: str) -> str:
+    source = source.replace(TENSOR_CORES, "")
     parts = [source]
     texts = re.split(r"(?=extern \"C\" __global__)", source)
     for text in texts:
@@ -184,6 +186,8 @@ class CpuDevice(Device):
         return compute
 
 
-def executable(module: Module, name: str = "main", *, fused: bool = True, in_place: bool = False) -> CudaExecutable:
+def executable(
+    module: Module, name: str = "main", *, fused: bool = True, in_place: bool = False, numerics: str = "exact"
+) -> CudaExecutable:
     """The CUDA program of a traced function on the host."""
-    return CudaExecutable(program_of(module, name, fused=fused), module[name], CpuDevice(), in_place)
+    return CudaExecutable(program_of(module, name, fused=fused, numerics=numerics), module[name], CpuDevice(), in_place)

@@ -13,6 +13,8 @@ static std::unique_ptr<std::barrier<>> whole_block;
 static std::vector<std::unique_ptr<std::barrier<>>> of_warp;
 static std::vector<unsigned long long> exchanged;
 static std::atomic<int> vote;
+struct Fragments { float a[4], b[2]; };
+static std::vector<Fragments> fragments;
 
 extern "C" {
 
@@ -35,6 +37,20 @@ void shim_from_lane(void *value, unsigned long size, unsigned lane) {
   of_warp[linear / 32]->arrive_and_wait();
 }
 
+// Every thread computes its four elements from the fragments of the whole warp.
+void shim_mma(float *c, const float *a, const float *b) {
+  Fragments &mine = fragments[linear], *const warp = &fragments[linear / 32 * 32];
+  std::memcpy(mine.a, a, sizeof mine.a);
+  std::memcpy(mine.b, b, sizeof mine.b);
+  of_warp[linear / 32]->arrive_and_wait();
+  const unsigned g = linear % 32 / 4, t = linear % 4;
+  for (unsigned r = 0; r < 4; ++r) {
+    const unsigned column = 2 * t + r % 2;
+    for (unsigned k = 0; k < 8; ++k) c[r] += warp[4 * g + k % 4].a[r / 2 + k / 4 * 2] * warp[4 * column + k % 4].b[k / 4];
+  }
+  of_warp[linear / 32]->arrive_and_wait();
+}
+
 // Threads of a kernel that never meet run one after the other.
 void shim_launch(void (*kernel)(unsigned long long *), unsigned long long *arguments, unsigned blocks, unsigned x, unsigned y, bool together) {
   const unsigned count = x * y;
@@ -50,6 +66,7 @@ void shim_launch(void (*kernel)(unsigned long long *), unsigned long long *argum
     return;
   }
   exchanged.assign((count + 31) / 32 * 32, 0);
+  fragments.resize(exchanged.size());
   whole_block = std::make_unique<std::barrier<>>(count);
   of_warp.clear();
   for (unsigned first = 0; first < count; first += 32) of_warp.push_back(std::make_unique<std::barrier<>>(count - first < 32 ? count - first : 32));

@@ -30,6 +30,7 @@ extern "C" {
 void shim_sync();
 int shim_sync_or(int flag);
 void shim_from_lane(void *value, unsigned long size, unsigned lane);
+void shim_mma(float *c, const float *a, const float *b);
 void shim_launch(void (*kernel)(unsigned long long *), unsigned long long *arguments, unsigned blocks, unsigned x, unsigned y, bool together);
 }
 
@@ -50,6 +51,20 @@ template <typename T> static inline T __shfl_down_sync(unsigned, T value, unsign
 template <typename T> static inline T __shfl_sync(unsigned, T value, unsigned lane) {
   shim_from_lane(&value, sizeof(T), lane);
   return value;
+}
+
+template <typename T> static inline T __shfl_xor_sync(unsigned, T value, unsigned by) {
+  shim_from_lane(&value, sizeof(T), linear % 32 ^ by);
+  return value;
+}
+
+static inline int min(int a, int b) { return a < b ? a : b; }
+
+// Tensor cores, without their rounding: a wrong index cannot hide behind it.
+static inline float tf32(float x) { return x; }
+static inline void mma(float (&c)[4], float a0, float a1, float a2, float a3, float b0, float b1) {
+  const float a[4] = {a0, a1, a2, a3}, b[2] = {b0, b1};
+  shim_mma(c, a, b);
 }
 
 static inline unsigned atomicAdd(unsigned *at, unsigned by) { return __atomic_fetch_add(at, by, __ATOMIC_SEQ_CST); }
