@@ -16,6 +16,8 @@ from .state import State
 
 GROUP = "tapeir.backends"
 Bound = Callable[..., tuple[Array, ...]]
+Sizes = tuple[int, int, int, int, bool, bool]
+"""Of a product: batches, m, k, n, whether a and whether b is transposed."""
 
 
 class PlannedMemory(int):

@@ -2,7 +2,8 @@
 
 ``Op.__init_subclass__`` makes the single instance of a class that has a ``name``, puts it in ``OPS`` and refuses, at
 import, a class that lacks a docstring or a rule.  A rule that cannot exist is ``Absent("why")``.  The families below
-give the type rule and say which lowering rule a code generator reads; a backend lowers families and never names an op.
+give the type rule and say which lowering rule a code generator reads; a backend lowers families, and names an op only where it
+computes a composite whole.
 """
 
 from __future__ import annotations
@@ -452,11 +453,12 @@ class Composite(Op):
     """An op with a decomposition, which is its value.  Lowering rule: ``decompose(build, *operands, **attrs)``.
 
     ``infer`` and ``eval`` are stated for errors and tests; without a ``vjp`` or ``jvp`` of its own the walks go over the
-    decomposition.
+    decomposition.  ``reads_rows``: a target that computes it whole reads its operands in rows.
     """
 
     lowering = ("decompose",)
     rounding = "pinned"
+    reads_rows: ClassVar[bool] = False
     decompose: Callable[..., Any]
     vjp = None
     jvp = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .canonicalize import canonicalize
+from .compose import compose
 from .cse import cse
 from .dce import dce
 from .decompose import decompose
@@ -14,6 +15,7 @@ from .plan import plan
 from .update import update
 
 PASSES: dict[str, Pass] = {
+    "compose": compose,  # a product, its bias and its activation become one op, where the target has that
     "canonicalize": canonicalize,  # local rewrites that keep every bit
     "decompose": decompose,  # composites become their decompositions
     "fold": fold,  # ops on constants become constants
@@ -25,7 +27,7 @@ PASSES: dict[str, Pass] = {
     "plan": plan,  # every value gets a place
 }
 
-OPTIMIZE = ("canonicalize", "decompose", "fold", "canonicalize", "cse", "dce")
+OPTIMIZE = ("canonicalize", "cse", "compose", "decompose", "fold", "canonicalize", "cse", "dce")
 FUSE = (*OPTIMIZE, "update", "cse", "dce", "fuse", "dce")
 PIPELINES: dict[str, tuple[str, ...]] = {
     "traced": (),

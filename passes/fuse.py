@@ -21,6 +21,7 @@ from ..ir import Function, GraphBuilder, Instruction, Location, Module, Symbol, 
 from ..ir.composite import can_fail
 from ..ir.op import (
     OPS,
+    Composite,
     Contract,
     Control,
     Elementwise,
@@ -144,6 +145,7 @@ class Fuser:
             return False
         return result in self.returned or any(
             isinstance(u.op, (Contract, Scatter, Gather, Control, Key))
+            or (isinstance(u.op, Composite) and u.op.reads_rows)
             or (isinstance(u.op, Join) and not self._is_joinable(u))
             for u in self.users.get(result, ())
         )

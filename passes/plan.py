@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from ..ir import Function, Instruction, Module, Place, Value
 from ..ir.composite import can_fail
-from ..ir.op import Contract, Control, Elementwise, Gather, Join, Layout, Reduce, Scatter, Source, View
+from ..ir.op import Composite, Contract, Control, Elementwise, Gather, Join, Layout, Reduce, Scatter, Source, View
 from ..ir.types import DType, TensorType, key
 from .loops import Nest, UnfitError
 from .manager import Context, Pass
@@ -63,8 +63,11 @@ def state_layout(types: Mapping[str, TensorType], alignment: int = ALIGNMENT) ->
 
 def needs_rows(i: Instruction) -> bool:
     """Whether an instruction reads its operands as row-major contiguous."""
-    return isinstance(i.op, (Reduce, Contract, Scatter, Gather)) or (
-        isinstance(i.op, Elementwise) and i.op.rounding == "pinned"
+    op = i.op
+    return (
+        isinstance(op, (Reduce, Contract, Scatter, Gather))
+        or (isinstance(op, Elementwise) and op.rounding == "pinned")
+        or (isinstance(op, Composite) and op.reads_rows)
     )
 
 

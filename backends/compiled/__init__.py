@@ -23,7 +23,7 @@ from ..cuda.whole import keeps
 from ..eager.interpret import run_instruction
 from .numpy_target import NumpyProgram
 
-__all__ = ["CompiledBackend", "NumpyProgram", "lower", "program_text"]
+__all__ = ["CompiledBackend", "NumpyProgram", "lower", "pass_manager", "program_text"]
 
 
 def one_answer(i: Instruction, arrays: Sequence[Array], module: Module | None = None) -> tuple[Array, ...]:
@@ -31,6 +31,16 @@ def one_answer(i: Instruction, arrays: Sequence[Array], module: Module | None = 
     if i.op.rounding != "correct":
         raise BackendError(f"{i.op.name} is computed by the device")
     return run_instruction(i, arrays, module)
+
+
+def pass_manager(device: str = "cpu", numerics: str = "exact", **options: Any) -> PassManager:
+    """What runs passes for programs of a device and numerics; ``options`` are its other fields."""
+    target: dict[str, Any] = {"evaluate": run_instruction, "alignment": HOST_ALIGNMENT}
+    if device.startswith("cuda"):
+        target = {"evaluate": one_answer, "alignment": ALIGNMENT}
+        if numerics == "fast":
+            target["keeps"] = keeps
+    return PassManager(PASSES, **{**target, **options})
 
 
 def lower(
@@ -45,13 +55,7 @@ def lower(
     ``device`` and ``numerics`` are those of the program that it is for.  ``options`` are fields of the pass manager; a ``provenance``
     also tells which value of the copy stands for which of the module.
     """
-    on_cuda = device.startswith("cuda")
-    target: dict[str, Any] = {"evaluate": run_instruction, "alignment": HOST_ALIGNMENT}
-    if on_cuda:
-        target = {"evaluate": one_answer, "alignment": ALIGNMENT}
-        if numerics == "fast":
-            target["keeps"] = keeps
-    manager = PassManager(PASSES, **{**target, **options})
+    manager = pass_manager(device, numerics, **options)
     copy = module.clone()
     if manager.provenance is not None:
         for f, g in zip(module, copy, strict=True):

@@ -15,6 +15,7 @@ from ...ir.op import Layout, Scatter
 from ...ir.types import Shape
 from ...passes.fuse import form_of
 from ...passes.loops import Nest, grouped
+from ..base import Sizes
 from ..native import philox
 from ..native.nest import NestWriter
 from ..native.nest_memory import memory_type
@@ -98,9 +99,7 @@ class Program(Lowering[list[str]]):
             lines.append(f"  call void @{name}(ptr %args, i64 0, i64 {units})")
         return lines
 
-    def contract(
-        self, i: Instruction, a: Ref, b: Ref, out: Ref, sizes: tuple[int, int, int, int, bool, bool]
-    ) -> list[str]:
+    def contract(self, i: Instruction, a: Ref, b: Ref, out: Ref, sizes: Sizes) -> list[str]:
         name = f"tapeir_contract_{a.dtype.name}"
         self.products.add(a.dtype.name)
         self.support[name] = f"declare void @{name}(ptr, ptr, ptr, i64, i64, i64, i64, i64, i64)"

@@ -6,6 +6,7 @@ instruction needs, and over which memory, is decided here.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, cast
@@ -17,6 +18,7 @@ from ...ir.op import Composite, Contract, Control, Join, Key, Layout, Reduce, Sc
 from ...ir.record import blame
 from ...ir.types import Array, DType, Shape, TensorType
 from ...passes.rewrite import splat_of
+from ..base import Sizes
 from ..state import aligned_bytes
 from .memory import Memory, Number, Ref, same_bytes, window
 
@@ -42,8 +44,8 @@ class Lowering(ABC, Generic[Piece]):
         """Run a kernel function over refs."""
 
     @abstractmethod
-    def contract(self, i: Instruction, a: Ref, b: Ref, out: Ref, sizes: tuple[int, int, int, int, bool, bool]) -> Piece:
-        """``out = a @ b`` of ``(batches, m, k, n, a is transposed, b is transposed)``."""
+    def contract(self, i: Instruction, a: Ref, b: Ref, out: Ref, sizes: Sizes) -> Piece:
+        """``out = a @ b``."""
 
     @abstractmethod
     def scatter(self, op: Scatter, i: Instruction, part: Ref, index: Ref, out: Ref) -> Piece:
@@ -213,10 +215,7 @@ class Lowering(ABC, Generic[Piece]):
     def _contract(self, op: Contract, i: Instruction, out: Ref) -> Piece:
         a, b = i.operands
         ta, tb = (bool(i.attrs[name]) for name in op.transposes)
-        m, k = a.type.shape[-2:][::-1] if ta else a.type.shape[-2:]
-        n = b.type.shape[-2] if tb else b.type.shape[-1]
-        batches = int(np.prod(a.type.shape[:-2], dtype=np.int64))
-        return self.contract(i, self._rows(a), self._rows(b), out, (batches, int(m), int(k), int(n), ta, tb))
+        return self.contract(i, self._rows(a), self._rows(b), out, product_sizes(a.type, b.type, ta, tb))
 
     def _join(self, op: Join, i: Instruction, out: Ref) -> list[Piece]:
         if not i.result.type.size:
@@ -271,6 +270,12 @@ class Lowering(ABC, Generic[Piece]):
                 if not same_bytes(to, source):
                     self.step(None, [self.copy(to, source, v.type.shape)])
                     self.may_commit &= not source.buffer.startswith(("state", "next"))
+
+
+def product_sizes(a: TensorType, b: TensorType, ta: bool, tb: bool) -> Sizes:
+    """The sizes of a product of matrices, each transposed if its flag says so."""
+    m, k = a.shape[-2:][::-1] if ta else a.shape[-2:]
+    return math.prod(a.shape[:-2]), m, k, b.shape[-2] if tb else b.shape[-1], ta, tb
 
 
 def _error_of(i: Instruction) -> Callable[[Array], IRError]:

@@ -30,6 +30,11 @@ class Ref(NamedTuple):
         start = self.offset + layout.offset * self.dtype.numpy.itemsize
         return start, (*layout.shape, 2) if keyed else layout.shape, (1,) if keyed else layout.strides
 
+    def started(self) -> Ref:
+        """The same elements from an address of their own."""
+        start, layout = self.window()[0], self.layout
+        return self._replace(offset=start, layout=Layout(layout.shape, layout.strides))
+
     def shaped(self, shape: Shape) -> Ref:
         """The same contiguous elements under another shape."""
         return self._replace(layout=Layout(shape, Layout.contiguous(shape).strides, self.layout.offset))

@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import os
 import sys
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,10 +22,12 @@ import numpy as np
 from ...ir import BackendError
 from ...ir.types import DTYPES, Array, DType, bf16, f16, f32, type_of
 from .. import cache
-from .device import ALIGNMENT, Device, DeviceArray, Launch, Sizes
+from ..base import Sizes
+from .device import ALIGNMENT, Device, DeviceArray, Launch
 
 cupy: Any = import_module("cupy")
 cublas: Any = import_module("nvmath.bindings.cublas")
+cublaslt: Any = import_module("nvmath.bindings.cublasLt")
 driver, nvrtc, runtime = (getattr(cupy.cuda, name) for name in ("driver", "nvrtc", "runtime"))
 WORKSPACE = 32 << 20
 """Bytes that cuBLAS works in: given once, because it must not allocate while a graph is recorded."""
@@ -32,8 +35,10 @@ EXACT = ("--fmad=false", "--std=c++17", "-default-device")
 FAST = ("--fmad=true", "--use_fast_math", "--std=c++17", "-default-device")
 _ON_DEVICE = (2, 13)  # DLPack's numbers of CUDA memory and CUDA managed memory
 _NARROW = {f16: 2, bf16: 14}  # cudaDataType_t: CUDA_R_16F, CUDA_R_16BF
+_FLOAT = 0  # CUDA_R_32F
+_EPILOGUES = {"none": "BIAS", "relu": "RELU_BIAS", "gelu": "GELU_BIAS"}
 _MAJOR, _MINOR = 75, 76  # cudaDevAttrComputeCapability...
-FAILURES = (runtime.CUDARuntimeError, driver.CUDADriverError, cublas.cuBLASError)
+FAILURES = (runtime.CUDARuntimeError, driver.CUDADriverError, cublas.cuBLASError, cublaslt.cuBLASLtError)
 
 
 def count() -> int:
@@ -67,6 +72,24 @@ def compiled(source: str, arch: str, fast: bool) -> bytes:
         nvrtc.destroyProgram(program)
     cache.write("kernels", key, code, f"CUDA kernels for {arch}")
     return code
+
+
+def _set(setter: Callable[..., None], of: int, attributes: Mapping[Any, np.generic]) -> None:
+    """Attributes of one of cuBLASLt's objects."""
+    for attribute, value in attributes.items():
+        word = np.asarray(value)
+        setter(of, int(attribute), word.ctypes.data, word.nbytes)
+
+
+def _aligned(address: int) -> int:
+    """The power of two, up to ``ALIGNMENT``, that an address is a multiple of."""
+    return min(address & -address, ALIGNMENT)
+
+
+def _destroyed(work: int, layouts: Sequence[int]) -> None:
+    cublaslt.matmul_desc_destroy(work)
+    for layout in layouts:
+        cublaslt.matrix_layout_destroy(layout)
 
 
 class Graph:
@@ -254,6 +277,61 @@ class CupyDevice(Device):
         return lambda: batched(
             handle, *ops, n, m, k, one, b, ldb, k * n, a, lda, m * k, zero, out, n, m * n, batches
         )  # fmt: skip
+
+    @cached_property
+    def _cublaslt(self) -> int:
+        self._here()
+        return int(cublaslt.create())
+
+    def layer(
+        self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, bias: int, activation: str
+    ) -> Callable[[], None]:
+        # As in product: columns for rows, so the bias is along the rows of b' a'.
+        _, m, k, n, ta, tb = sizes
+        narrow = _NARROW.get(dtype)
+        kind, compute = (_FLOAT, "COMPUTE_32F_FAST_TF32") if narrow is None else (narrow, "COMPUTE_32F")
+        work = cublaslt.matmul_desc_create(int(cublas.ComputeType[compute]), _FLOAT)
+        _set(cublaslt.matmul_desc_set_attribute, work, {
+            cublaslt.MatmulDescAttribute.TRANSA: np.int32(cublas.Operation.T if tb else cublas.Operation.N),
+            cublaslt.MatmulDescAttribute.TRANSB: np.int32(cublas.Operation.T if ta else cublas.Operation.N),
+            cublaslt.MatmulDescAttribute.EPILOGUE: np.uint32(cublaslt.Epilogue[_EPILOGUES[activation]]),
+            cublaslt.MatmulDescAttribute.BIAS_POINTER: np.int64(bias),
+        })  # fmt: skip
+        first, second, result = (
+            cublaslt.matrix_layout_create(kind, rows, columns, rows)
+            for rows, columns in ((k, n) if tb else (n, k), (m, k) if ta else (k, m), (n, m))
+        )
+        preference = cublaslt.matmul_preference_create()
+        wanted = cublaslt.MatmulPreferenceAttribute
+        _set(cublaslt.matmul_preference_set_attribute, preference, {
+            wanted.MAX_WORKSPACE_BYTES: np.uint64(WORKSPACE),
+            wanted.MIN_ALIGNMENT_A_BYTES: np.uint32(_aligned(b)),
+            wanted.MIN_ALIGNMENT_B_BYTES: np.uint32(_aligned(a)),
+            wanted.MIN_ALIGNMENT_C_BYTES: np.uint32(_aligned(out)),
+            wanted.MIN_ALIGNMENT_D_BYTES: np.uint32(_aligned(out)),
+        })  # fmt: skip
+        found = np.zeros(1, np.dtype(cublaslt.matmul_heuristic_result_dtype))
+        count = np.zeros(1, np.int32)
+        handle, workspace, stream = self._cublaslt, self._workspace.ptr, self._stream
+        try:
+            cublaslt.matmul_algo_get_heuristic(
+                handle, work, first, second, result, result, preference, 1, found.ctypes.data, count.ctypes.data
+            )
+        except cublaslt.cuBLASLtError as error:
+            raise BackendError(f"cuBLASLt has no product {m} x {k} x {n} with bias and {activation}: {error}") from None
+        finally:
+            cublaslt.matmul_preference_destroy(preference)
+        algorithm, factors = found["algo"].copy(), self._factors[f32]
+        one, zero = factors.ctypes.data, factors.ctypes.data + factors.itemsize
+
+        def start(held: Any = (algorithm, factors)) -> None:
+            cublaslt.matmul(
+                handle, work, one, b, first, a, second, zero, out, result, out, result,
+                held[0].ctypes.data, workspace, WORKSPACE, stream,
+            )  # fmt: skip
+
+        weakref.finalize(start, _destroyed, work, (first, second, result)).atexit = False
+        return start
 
     # Graphs
 

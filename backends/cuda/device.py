@@ -12,12 +12,11 @@ import numpy as np
 from ...ir.errors import BackendError
 from ...ir.types import Array, DType, TensorType
 from ...passes.plan import state_layout
+from ..base import Sizes
 from ..state import state_sizes
 
 ALIGNMENT = 256
 """Bytes to which arrays in a device's memory are aligned."""
-Sizes = tuple[int, int, int, int, bool, bool]
-"""Of a product: batches, m, k, n, whether a and whether b is transposed."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,12 @@ class Device(ABC):
     @abstractmethod
     def product(self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, fast: bool) -> Callable[[], None]:
         """What computes ``out = a @ b``, row-major, at addresses.  No size is 0."""
+
+    @abstractmethod
+    def layer(
+        self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, bias: int, activation: str
+    ) -> Callable[[], None]:
+        """What computes ``out = activation(a @ b + bias)`` of two matrices, in fast numerics."""
 
     def repeated(self, work: Callable[[], None]) -> Callable[[], None]:
         """Work that was done once before, made ready to be done often; here as it is."""

@@ -11,8 +11,9 @@ from ...ir import Function, IRError, Value
 from ...ir.types import Array
 from ..base import Bound, Executable, PlannedMemory
 from ..compiled.memory import Ref
+from .calls import Call, KernelCall
 from .device import ALIGNMENT, Device, DeviceArray, DeviceState
-from .program import Call, CudaProgram, KernelCall
+from .program import CudaProgram
 from .shortage import shortage
 
 STATUS_BYTES = 64
@@ -81,7 +82,10 @@ class CudaExecutable(Executable):
                 places.insert(-1, call.data)
             return self.device.launch(self._code[call.name], call.launch, places)
         a, b, out = (addresses[r.buffer] + r.offset for r in (call.a, call.b, call.out))
-        return self.device.product(call.a.dtype, a, b, out, call.sizes, self.program.fast)
+        if call.bias is None:
+            return self.device.product(call.a.dtype, a, b, out, call.sizes, self.program.fast)
+        bias = addresses[call.bias.buffer] + call.bias.offset
+        return self.device.layer(call.a.dtype, a, b, out, call.sizes, bias, call.activation)
 
     def own(self) -> dict[str, int]:
         """Where the program's own buffers begin."""

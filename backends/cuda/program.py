@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
 
 from ...ir import Function, Instruction, Module, Value
@@ -11,51 +10,18 @@ from ...ir.op import Control, Layout, Scatter
 from ...ir.types import key, u8
 from ...passes.fuse import form_of
 from ...passes.loops import Nest, grouped
+from ..base import Sizes
 from ..compiled.lowering import Lowering
 from ..compiled.memory import Ref
 from . import routines
 from .attention import TENSOR_CORES
 from .builder import HELPERS
+from .calls import Call, KernelCall, ProductCall
 from .device import Launch
 from .elements import WIDE_BYTES
 from .nest import KernelWriter
 from .whole import WHOLE
 
-
-@dataclass(frozen=True)
-class KernelCall:
-    """One kernel launch: its name, the arrays whose addresses it takes after the status, and a number behind those where it takes one."""
-
-    name: str
-    launch: Launch
-    refs: tuple[Ref, ...]
-    data: int | None = None
-
-    def __str__(self) -> str:
-        x, y = self.launch.threads
-        threads = str(x) if y == 1 else f"{x}x{y}"
-        places = ", ".join(map(_place, self.refs))
-        return (
-            f"{self.name}<<<{self.launch.blocks}, {threads}>>>({places}{'' if self.data is None else f', {self.data}'})"
-        )
-
-
-@dataclass(frozen=True)
-class ProductCall:
-    """A matrix product by cuBLAS: ``out = a @ b`` of ``(batches, m, k, n, a is transposed, b is transposed)``."""
-
-    a: Ref
-    b: Ref
-    out: Ref
-    sizes: tuple[int, int, int, int, bool, bool]
-
-    def __str__(self) -> str:
-        batches, m, k, n, ta, tb = self.sizes
-        flags = f"{'T' if ta else 'N'}{'T' if tb else 'N'}"
-        return f"gemm {flags} {batches} x [{m}, {k}, {n}] ({_place(self.a)}, {_place(self.b)}, {_place(self.out)})"
-
-
-Call = KernelCall | ProductCall
 UNITS = 8
 """Sources into which the kernels of a program are parted at most."""
 UNIT_TEXT = 6000
@@ -70,14 +36,6 @@ def _module(kernels: Sequence[str]) -> str:
 
 def _ops(kernel: Function) -> list[str]:
     return [i.op.name for i in kernel.instructions]
-
-
-def _started(ref: Ref) -> Ref:
-    """The same elements from an address of their own."""
-    layout = ref.layout
-    return ref._replace(
-        offset=ref.offset + layout.offset * ref.dtype.numpy.itemsize, layout=Layout(layout.shape, layout.strides, 0)
-    )
 
 
 def _state_or(buffer: str) -> str:
@@ -98,10 +56,6 @@ def _overlap(a: Ref, b: Ref) -> bool:
         return False
     (begin, end), (other, last) = span(a), span(b)
     return begin < last and other < end
-
-
-def _place(ref: Ref) -> str:
-    return f"{ref.buffer}+{ref.offset}"
 
 
 class CudaProgram(Lowering[Call]):
@@ -129,7 +83,7 @@ class CudaProgram(Lowering[Call]):
                 to = Ref(f"output {n}", 0, ref.dtype, Layout.contiguous(v.type.shape))
                 self.step(None, [self.copy(to, ref, v.type.shape)])
                 ref = to
-            self.results.append(_started(ref))
+            self.results.append(ref.started())
         self.may_commit &= not any(
             isinstance(c, ProductCall) and c.out.buffer.startswith("next") for _, c in self.calls
         )
@@ -217,8 +171,8 @@ class CudaProgram(Lowering[Call]):
         )
         return self.named(form, hint, (*operands, *results), make)
 
-    def contract(self, i: Instruction, a: Ref, b: Ref, out: Ref, sizes: tuple[int, int, int, int, bool, bool]) -> Call:
-        a, b, out = (_started(r) for r in (a, b, out))
+    def contract(self, i: Instruction, a: Ref, b: Ref, out: Ref, sizes: Sizes) -> Call:
+        a, b, out = (r.started() for r in (a, b, out))
         if not sizes[2]:
             return self.fill(out, 0)
         if not out.dtype.floating:
@@ -232,7 +186,7 @@ class CudaProgram(Lowering[Call]):
         return self.named(
             form,
             "scatter_add",
-            [_started(r) for r in (part, index, out)],
+            [r.started() for r in (part, index, out)],
             lambda name: routines.scatter_add(part.dtype, index.dtype, walk, name),
         )
 
@@ -244,15 +198,15 @@ class CudaProgram(Lowering[Call]):
         )
         form = ("argmax", x.dtype, kept, over, layout.offset)
         return self.named(
-            form, "argmax", (x, _started(out)), lambda name: routines.argmax(x.dtype, kept, over, layout.offset, name)
+            form, "argmax", (x, out.started()), lambda name: routines.argmax(x.dtype, kept, over, layout.offset, name)
         )
 
     def key(self, out: Ref, source: Ref, data: int | Ref) -> Call:
-        out, source = _started(out), _started(source)
+        out, source = out.started(), source.started()
         if isinstance(data, Ref):
             dtype = data.dtype
             return self.named(
-                ("fold_in", dtype), "fold_in", (source, _started(data), out), lambda name: routines.fold_in(name, dtype)
+                ("fold_in", dtype), "fold_in", (source, data.started(), out), lambda name: routines.fold_in(name, dtype)
             )
         return self.named(("fold_in", None), "fold_in", (source, out), lambda name: routines.fold_in(name, None), data)
 
@@ -267,7 +221,7 @@ class CudaProgram(Lowering[Call]):
         )  # fmt: skip
 
     def whole(self, i: Instruction, operands: Sequence[Ref], results: Sequence[Ref]) -> list[Call]:
-        return WHOLE[i.op.name](self, i, operands, results)
+        return WHOLE[i.op.name].write(self, i, operands, results)
 
     def step(self, i: Instruction | None, pieces: Sequence[Call]) -> None:
         self.calls += [(i, piece) for piece in pieces]

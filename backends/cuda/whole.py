@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...ir import Instruction
 from ...ir.op import Layout
 from ...ir.types import bf16, f16, f32
+from ..compiled.lowering import product_sizes
 from ..compiled.memory import Ref
 from . import attention
+from .calls import Call, ProductCall
 
 if TYPE_CHECKING:
-    from .program import Call, CudaProgram
+    from .program import CudaProgram
 
 Writer = Callable[["CudaProgram", Instruction, Sequence[Ref], Sequence[Ref]], "list[Call]"]
 
 
+class Whole(NamedTuple):
+    """How a composite is computed: whether it can be, and its calls."""
+
+    fits: Callable[[Instruction], bool]
+    write: Writer
+
+
 def keeps(i: Instruction) -> bool:
-    """Whether a composite is computed whole: floats of at most 32 bits, and no more columns than the kernel has registers for."""
-    types = [v.type for v in (*i.operands, *i.results)]
-    if i.op.name not in WHOLE or i.results[0].type.dtype not in (f32, f16, bf16) or any(t.size == 0 for t in types):
+    """Whether a composite is computed whole: one of floats of at most 32 bits, none of them empty."""
+    whole = WHOLE.get(i.op.name)
+    if whole is None or i.results[0].type.dtype not in (f32, f16, bf16):
         return False
-    return all(t.shape[-1] <= attention.MOST_COLUMNS for t in types if t.dtype.floating)
+    return all(v.type.size for v in (*i.operands, *i.results)) and whole.fits(i)
+
+
+def _has_registers(i: Instruction) -> bool:
+    floats = [v.type for v in (*i.operands, *i.results) if v.type.dtype.floating]
+    return all(t.shape[-1] <= attention.MOST_COLUMNS for t in floats)
 
 
 def _attention(program: CudaProgram, i: Instruction, operands: Sequence[Ref], results: Sequence[Ref]) -> list[Call]:
@@ -66,8 +80,17 @@ def _attention_grad(
     ]
 
 
-WHOLE: Mapping[str, Writer] = {
-    "scaled_dot_product_attention": _attention,
-    "scaled_dot_product_attention_grad": _attention_grad,
+def _matmul_bias(program: CudaProgram, i: Instruction, operands: Sequence[Ref], results: Sequence[Ref]) -> list[Call]:
+    """One product of cuBLASLt."""
+    a, b, bias, out = [r.started() for r in (*operands, *results)]
+    types = i.operands[0].type, i.operands[1].type
+    sizes = product_sizes(*types, i.attrs["transpose_a"], i.attrs["transpose_b"])
+    return [ProductCall(a, b, out, sizes, bias, i.attrs["activation"])]
+
+
+WHOLE: Mapping[str, Whole] = {
+    "scaled_dot_product_attention": Whole(_has_registers, _attention),
+    "scaled_dot_product_attention_grad": Whole(_has_registers, _attention_grad),
+    "matmul_bias": Whole(lambda _: True, _matmul_bias),
 }
-"""What computes a composite, by its name."""
+"""The composites, by name."""

@@ -1,4 +1,4 @@
-"""The matrix product."""
+"""The matrix product, and the product with what follows it in a layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import DtypeError, ShapeError
 from ..graph import Value
-from ..op import Attr, Contract, Random, Sample, need_kind
+from ..op import OPS, Attr, Composite, Contract, Random, Sample, need_kind
 from ..types import Array, TensorType, f32, f64, i64
 
 Rules = tuple[Callable[[], Value] | None, ...]
@@ -91,3 +91,58 @@ class Matmul(Contract):
                             np.round(x * 3).astype(d.numpy) if d.integer else x.astype(d.numpy) for x in (a, b)
                         )
                         yield Sample(pair, {"transpose_a": ta, "transpose_b": tb}, d is f64)
+
+
+ACTIVATIONS = ("none", "relu", "gelu")
+
+
+class MatmulBias(Composite):
+    """``y = activation(a @ b + bias)`` of matrices ``[m, k]`` and ``[k, n]``, each transposed if its flag says so, and ``bias [n]``.
+
+    The activation is ``none``, ``relu``, or ``gelu`` by its tanh formula.  ``compose`` makes it for a target that computes it whole.
+    """
+
+    name = "matmul_bias"
+    arity = 3
+    attrs = {**Matmul.attrs, "activation": Attr("str", "none")}
+    reads_rows = True
+
+    def infer(
+        self, a: TensorType, b: TensorType, bias: TensorType, *, transpose_a: bool, transpose_b: bool, activation: str
+    ) -> TensorType:
+        need_kind(self.name, a, "f")
+        product: TensorType = OPS["matmul"].infer(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+        if activation not in ACTIVATIONS:
+            raise ShapeError(f"{self.name} with activation = {activation!r}\n  rule: one of {', '.join(ACTIVATIONS)}")
+        if product.rank != 2 or bias != product.with_shape(product.shape[1:]):
+            raise ShapeError(
+                f"{self.name} of {a}, {b} and {bias}\n  rule: matrices, and the bias has an element for each column"
+            )
+        return product
+
+    def eval(
+        self, xp: Any, a: Array, b: Array, bias: Array, *, transpose_a: bool, transpose_b: bool, activation: str
+    ) -> Array:
+        y = OPS["matmul"].eval(xp, a, b, transpose_a=transpose_a, transpose_b=transpose_b) + bias
+        if activation == "none":
+            return y
+        return OPS["relu"].eval(xp, y) if activation == "relu" else OPS["gelu"].eval(xp, y, approximate="tanh")
+
+    def decompose(
+        self, build: Any, a: Value, b: Value, bias: Value, *, transpose_a: bool, transpose_b: bool, activation: str
+    ) -> Value:
+        product = build.matmul(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+        y = build.add(product, build.broadcast_to(bias, shape=product.type.shape))
+        if activation == "none":
+            return y
+        return build.relu(y) if activation == "relu" else build.gelu(y, approximate="tanh")
+
+    def samples(self, random: Random) -> Iterable[Sample]:
+        for n, activation in enumerate(ACTIVATIONS):
+            ta, tb = bool(n % 2), bool(n // 2)
+            for d in (f64, f32):
+                a, b, bias = (
+                    random.uniform(-2, 2, shape).astype(d.numpy)
+                    for shape in ((3, 2) if ta else (2, 3), (4, 3) if tb else (3, 4), (4,))
+                )
+                yield Sample((a, b, bias), {"transpose_a": ta, "transpose_b": tb, "activation": activation}, d is f64)

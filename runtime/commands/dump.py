@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...backends.compiled import program_text
-from ...backends.eager.interpret import run_instruction
+from ...backends.compiled import pass_manager, program_text
 from ...ir import Instruction, IRError, Module
 from ...ir.print import Names
-from ...passes import PASSES, PIPELINES, PassManager
+from ...passes import PASSES, PIPELINES
+from ..runtime import NUMERICS
 from .modules import ENTRIES, Given, ModelIR, check_stage, read_ir
 from .settings import UsageError, choice, entry, note, write_module, write_text
 
@@ -64,6 +64,8 @@ class OptRequest:
     verify_each: bool = False
     why: str | None = None
     fuel: int | None = None
+    device: str = "cpu"
+    numerics: str = "exact"
     locations: bool = False
     output: Path | None = None
 
@@ -77,13 +79,14 @@ def opt(path: Path, request: OptRequest) -> None:
         choice("--passes", name, list(PASSES))
     if request.fuel is not None and request.fuel < 0:
         raise UsageError(f"--fuel {request.fuel}: it is a number of rewrites")
+    choice("--numerics", request.numerics, NUMERICS)
     module = read_ir(path)
-    manager = PassManager(
-        PASSES,
+    manager = pass_manager(
+        request.device,
+        request.numerics,
         verify_each=request.verify_each,
         after_all=request.after_all,
         fuel=request.fuel,
-        evaluate=run_instruction,
         why=_watch(module, request.why) if request.why is not None else None,
         locations=request.locations,
     )

@@ -404,9 +404,13 @@ def opt(
     verify_each: Annotated[bool, typer.Option("--verify-each", help="Verify after every pass.")] = False,
     why: Annotated[
         str | None,
-        typer.Option(metavar="%VALUE", help="Print what rewrites, decompose, fold, cse and dce said of a value's op."),
+        typer.Option(
+            metavar="%VALUE", help="Print what rewrites, compose, decompose, fold, cse and dce said of a value's op."
+        ),
     ] = None,
     fuel: Annotated[int | None, typer.Option(help="Apply at most N rewrites.")] = None,
+    device: Annotated[str, typer.Option(help="What the result is to run on: cpu, cuda or cuda:N.")] = "cpu",
+    numerics: Annotated[str, typer.Option(help="exact or fast: what rewrites may do to the last bits.")] = "exact",
     locations: Locations = False,
     output: Output = None,
     debug: Debug = False,
@@ -414,7 +418,7 @@ def opt(
     """Run passes on IR text; the times go to standard error."""
     sys.excepthook = _explain(debug)
     names = [p for p in passes.split(",") if p]
-    request = OptRequest(names, after_all, verify_each, why, fuel, locations, output)
+    request = OptRequest(names, after_all, verify_each, why, fuel, device, numerics, locations, output)
     _usage(lambda: commands.opt(file, request))
 
 

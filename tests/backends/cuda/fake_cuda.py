@@ -20,7 +20,7 @@ import numpy as np
 from tapeir.backends.cuda import devices
 from tapeir.ir.types import Array, bf16, f16, f32, f64
 
-from .on_cpu import HEAD, compiled, contracted
+from .on_cpu import HEAD, compiled, contracted, with_epilogue
 
 Work = Callable[[], None]
 DEVICE = "tapeir.backends.cuda.cupy_device"
@@ -118,6 +118,8 @@ class FakeCuda:
         self.launched = self.replayed = 0
         self.room = 1 << 40
         self.cannot_capture = False
+        self.capability = 9, 0
+        self.blas_lt: Any = None
 
     def alloc(self, nbytes: int) -> Memory:
         if nbytes > self.room:
@@ -149,7 +151,7 @@ class FakeCuda:
             Stream.known[stream].ask(work)
 
     def compile(self, source: str, options: tuple[str, ...]) -> bytes:
-        assert any(o.startswith("--gpu-architecture=sm_90") for o in options)
+        assert f"--gpu-architecture=sm_{self.capability[0]}{self.capability[1]}" in options
         counts = {name: given.count(", ") + 1 for name, given in HEAD.findall(source)}
         self.libraries.append((compiled(source), counts))
         return str(len(self.libraries) - 1).encode()
@@ -187,7 +189,7 @@ class Blas:
         N, T = 0, 1
 
     class ComputeType(IntEnum):
-        COMPUTE_32F = 68
+        COMPUTE_32F, COMPUTE_32F_FAST_TF32 = 68, 77
 
     class Math(IntEnum):
         DEFAULT_MATH, TF32_TENSOR_OP_MATH = 0, 3
@@ -242,10 +244,106 @@ class Blas:
         self.stream.ask(compute)
 
 
+class BlasLt(types.ModuleType):
+    """cuBLASLt on the host: its objects are numbers that name what was asked for, until they are destroyed."""
+
+    class cuBLASLtError(CudaError): ...
+
+    Epilogue = IntEnum("Epilogue", {"BIAS": 4, "RELU_BIAS": 6, "GELU_BIAS": 36})
+    MatmulDescAttribute = IntEnum("MatmulDescAttribute", {"TRANSA": 3, "TRANSB": 4, "EPILOGUE": 7, "BIAS_POINTER": 8})
+    MatmulPreferenceAttribute = IntEnum(
+        "MatmulPreferenceAttribute",
+        {"MAX_WORKSPACE_BYTES": 1, **{f"MIN_ALIGNMENT_{x}_BYTES": 5 + n for n, x in enumerate("ABCD")}},
+    )
+    matmul_heuristic_result_dtype = np.dtype(
+        [("algo", [("data_", "<u8", (8,))]), ("workspace_size", "<u8"), ("state", "<i4")]
+    )
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        super().__init__("nvmath.bindings.cublasLt")
+        self.cuda = cuda
+        self.objects: dict[int, Any] = {}
+        self.made = 0
+        self.has_none = False
+
+    def create(self) -> int:
+        return 2
+
+    def _new(self, what: Any) -> int:
+        self.made += 1
+        self.objects[self.made] = what
+        return self.made
+
+    def matmul_desc_create(self, compute: int, scale: int) -> int:
+        return self._new({"compute": compute, "scale": scale})
+
+    def matrix_layout_create(self, kind: int, rows: int, columns: int, ld: int) -> int:
+        return self._new((kind, rows, columns, ld))
+
+    def matmul_preference_create(self) -> int:
+        return self._new({})
+
+    def _set(self, of: int, attribute: int, place: int, size: int) -> None:
+        self.objects[of][attribute] = int.from_bytes(ctypes.string_at(place, size), "little")
+
+    matmul_desc_set_attribute = matmul_preference_set_attribute = _set
+
+    def _destroy(self, of: int) -> None:
+        del self.objects[of]
+
+    matmul_desc_destroy = matrix_layout_destroy = matmul_preference_destroy = _destroy
+
+    def matmul_algo_get_heuristic(
+        self,
+        handle: int,
+        work: int,
+        a: int,
+        b: int,
+        c: int,
+        d: int,
+        preference: int,
+        wanted: int,
+        found: int,
+        count: int,
+    ) -> None:
+        if self.has_none:
+            raise self.cuBLASLtError("CUBLAS_STATUS_NOT_SUPPORTED")
+        chosen, names = self.objects[preference], self.MatmulPreferenceAttribute
+        assert chosen[names.MAX_WORKSPACE_BYTES] == 32 << 20
+        assert all(chosen[n] & (chosen[n] - 1) == 0 for n in names if n != names.MAX_WORKSPACE_BYTES)
+        ctypes.memset(found, 0x11, 64)
+        ctypes.c_int32.from_address(count).value = 1
+
+    def matmul(
+        self, handle: int, work: int, alpha: int, a: int, a_layout: int, b: int, b_layout: int, beta: int, c: int, c_layout: int,
+        d: int, d_layout: int, algorithm: int, workspace: int, size: int, stream: int,
+    ) -> None:  # fmt: skip
+        asked, names = self.objects[work], self.MatmulDescAttribute
+        assert [ctypes.c_float.from_address(f).value for f in (alpha, beta)] == [1.0, 0.0]
+        assert ctypes.string_at(algorithm, 64) == b"\x11" * 64
+        assert (handle, c, c_layout, workspace % 256, size) == (2, d, d_layout, 0, 32 << 20)
+        kind, columns, rows, ld = self.objects[d_layout]
+        ta, tb = bool(asked[names.TRANSB]), bool(asked[names.TRANSA])
+        first, second = self.objects[a_layout], self.objects[b_layout]
+        inner = first[1] if tb else first[2]
+        assert ld == columns
+        assert first == (kind, *((inner, columns, inner) if tb else (columns, inner, columns)))
+        assert second == (kind, *((rows, inner, rows) if ta else (inner, rows, inner)))
+        assert (asked["scale"], asked["compute"]) == (0, 77 if kind == 0 else 68)
+        activation = self.Epilogue(asked[names.EPILOGUE]).name.removesuffix("BIAS").rstrip("_").lower() or "none"
+        bias, dtype = asked[names.BIAS_POINTER], {0: f32, 2: f16, 14: bf16}[kind]
+
+        def compute() -> None:
+            self.cuda.launched += 1
+            with_epilogue(dtype, b, a, d, (1, rows, inner, columns, ta, tb), bias, activation)
+
+        Stream.known[stream].ask(compute)
+
+
 def modules(cuda: FakeCuda) -> dict[str, Any]:
     """The modules by name."""
     runtime = types.SimpleNamespace(
-        CUDARuntimeError=CudaError, getDeviceCount=lambda: 1, setDevice=void, deviceGetAttribute=lambda a, n: {75: 9, 76: 0}[a],
+        CUDARuntimeError=CudaError, getDeviceCount=lambda: 1, setDevice=void, deviceGetAttribute=lambda a, n: cuda.capability[a - 75],
         memcpyHostToDevice=1, memcpyDeviceToHost=2, memcpyDeviceToDevice=3, streamCaptureModeRelaxed=2, memcpyAsync=cuda.memcpy,
         memsetAsync=cuda.memset, streamSynchronize=lambda s: Stream.known[s].run(), memGetInfo=lambda: (cuda.room, 1 << 40),
         streamBeginCapture=cuda.begin_capture, streamEndCapture=cuda.end_capture, graphInstantiate=lambda g: g, graphDestroy=void,
@@ -289,12 +387,14 @@ def modules(cuda: FakeCuda) -> dict[str, Any]:
         alloc_pinned_memory=pinned, memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError), get_current_stream=lambda: NULL,
     )  # fmt: skip
     cupy = module("cupy", cuda=in_cuda, get_default_memory_pool=lambda: pool)
-    bindings = module("nvmath.bindings", cublas=blas)
+    cuda.blas_lt = lt = BlasLt(cuda)
+    bindings = module("nvmath.bindings", cublas=blas, cublasLt=lt)
     return {
         "cupy": cupy,
         "cupy.cuda": in_cuda,
         "nvmath": module("nvmath", bindings=bindings),
         "nvmath.bindings.cublas": blas,
+        "nvmath.bindings.cublasLt": lt,
         "nvmath.bindings": bindings,
     }
 

@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-OPTIONS = ("--fmad=false", "--std=c++17", "-default-device")
+EXACT = ("--fmad=false", "--std=c++17", "-default-device")
+FAST = ("--fmad=true", "--use_fast_math", "--std=c++17", "-default-device")
 
 
 @cache
@@ -22,12 +23,12 @@ def library() -> Any:
     return None
 
 
-def compile_for(source: str, arch: str) -> int:
+def compile_for(source: str, arch: str, told: tuple[str, ...] = EXACT) -> int:
     """The size of the cubin of a source for an architecture such as ``sm_90``; raises ``AssertionError`` with NVRTC's log."""
     nvrtc, program = library(), ctypes.c_void_p()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"program.cu", 0, None, None) == 0
     try:
-        options = [o.encode() for o in (*OPTIONS, f"--gpu-architecture={arch}")]
+        options = [o.encode() for o in (*told, f"--gpu-architecture={arch}")]
         failed = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         size = ctypes.c_size_t()
         nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from tapeir.backends import kernels
+from tapeir.backends.base import Sizes
 from tapeir.backends.compiled import lower
 from tapeir.backends.cuda.attention import TENSOR_CORES
-from tapeir.backends.cuda.device import ALIGNMENT, Device, Launch, Sizes
+from tapeir.backends.cuda.device import ALIGNMENT, Device, Launch
 from tapeir.backends.cuda.executable import CudaExecutable
 from tapeir.backends.cuda.program import CudaProgram
-from tapeir.ir import Module
+from tapeir.ir import OPS, Module
 from tapeir.ir.types import Array, DType, bf16, f16
 from tapeir.passes import UNFUSED
 
@@ -125,6 +126,22 @@ def contracted(dtype: DType, a: int, b: int, out: int, sizes: Sizes) -> None:
         )
 
 
+def with_epilogue(dtype: DType, a: int, b: int, out: int, sizes: Sizes, bias: int, activation: str) -> None:
+    """A product of matrices, a bias for each column, and an activation."""
+    contracted(dtype, a, b, out, sizes)
+    _, m, _, n, _, _ = sizes
+    y, added = (
+        np.ctypeslib.as_array((ctypes.c_uint8 * (count * dtype.numpy.itemsize)).from_address(place)).view(dtype.numpy)
+        for place, count in ((out, m * n), (bias, n))
+    )
+    total = y.reshape(m, n).astype(np.float32) + added.astype(np.float32)
+    if activation == "relu":
+        total = np.maximum(total, 0)
+    elif activation == "gelu":
+        total = OPS["gelu"].eval(np, total, approximate="tanh")
+    y.reshape(m, n)[...] = total
+
+
 class CpuDevice(Device):
     """The host as a device: memory is NumPy's, kernels are compiled behind the shim, products are the kernel table's."""
 
@@ -182,6 +199,15 @@ class CpuDevice(Device):
         def compute() -> None:
             self.launched += 1
             contracted(dtype, a, b, out, sizes)
+
+        return compute
+
+    def layer(
+        self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, bias: int, activation: str
+    ) -> Callable[[], None]:
+        def compute() -> None:
+            self.launched += 1
+            with_epilogue(dtype, a, b, out, sizes, bias, activation)
 
         return compute
 

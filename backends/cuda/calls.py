@@ -1,0 +1,56 @@
+"""What a CUDA program does, in order: kernels and products over the memory of the program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..base import Sizes
+from ..compiled.memory import Ref
+from .device import Launch
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One kernel launch: its name, the arrays whose addresses it takes after the status, and a number behind those where it takes one."""
+
+    name: str
+    launch: Launch
+    refs: tuple[Ref, ...]
+    data: int | None = None
+
+    def __str__(self) -> str:
+        x, y = self.launch.threads
+        threads = str(x) if y == 1 else f"{x}x{y}"
+        places = ", ".join(map(_place, self.refs))
+        return (
+            f"{self.name}<<<{self.launch.blocks}, {threads}>>>({places}{'' if self.data is None else f', {self.data}'})"
+        )
+
+
+@dataclass(frozen=True)
+class ProductCall:
+    """A matrix product by cuBLAS: ``out = a @ b`` of ``(batches, m, k, n, a is transposed, b is transposed)``.
+
+    With a ``bias``, one matrix by cuBLASLt: ``out = activation(a @ b + bias)``.
+    """
+
+    a: Ref
+    b: Ref
+    out: Ref
+    sizes: Sizes
+    bias: Ref | None = None
+    activation: str = "none"
+
+    def __str__(self) -> str:
+        batches, m, k, n, ta, tb = self.sizes
+        flags = f"{'T' if ta else 'N'}{'T' if tb else 'N'}"
+        places = ", ".join(_place(r) for r in (self.a, self.b, self.out, self.bias) if r is not None)
+        epilogue = "" if self.bias is None else f" bias {self.activation}"
+        return f"gemm {flags} {batches} x [{m}, {k}, {n}]{epilogue} ({places})"
+
+
+Call = KernelCall | ProductCall
+
+
+def _place(ref: Ref) -> str:
+    return f"{ref.buffer}+{ref.offset}"
