@@ -39,6 +39,10 @@ def _has_registers(i: Instruction) -> bool:
     return all(t.shape[-1] <= attention.MOST_COLUMNS for t in floats)
 
 
+def _always(i: Instruction) -> bool:
+    return True
+
+
 def _attention(program: CudaProgram, i: Instruction, operands: Sequence[Ref], results: Sequence[Ref]) -> list[Call]:
     """One kernel."""
     layouts, out = [o.layout for o in operands], results[0].layout
@@ -91,6 +95,6 @@ def _matmul_bias(program: CudaProgram, i: Instruction, operands: Sequence[Ref], 
 WHOLE: Mapping[str, Whole] = {
     "scaled_dot_product_attention": Whole(_has_registers, _attention),
     "scaled_dot_product_attention_grad": Whole(_has_registers, _attention_grad),
-    "matmul_bias": Whole(lambda _: True, _matmul_bias),
+    "matmul_bias": Whole(_always, _matmul_bias),
 }
 """The composites, by name."""

@@ -118,7 +118,7 @@ class FakeCuda:
         self.launched = self.replayed = 0
         self.room = 1 << 40
         self.cannot_capture = False
-        self.capability = 9, 0
+        self.capability: tuple[int, int] = 9, 0
         self.blas_lt: Any = None
 
     def alloc(self, nbytes: int) -> Memory:
@@ -308,9 +308,10 @@ class BlasLt(types.ModuleType):
     ) -> None:
         if self.has_none:
             raise self.cuBLASLtError("CUBLAS_STATUS_NOT_SUPPORTED")
-        chosen, names = self.objects[preference], self.MatmulPreferenceAttribute
-        assert chosen[names.MAX_WORKSPACE_BYTES] == 32 << 20
-        assert all(chosen[n] & (chosen[n] - 1) == 0 for n in names if n != names.MAX_WORKSPACE_BYTES)
+        room, *alignments = self.objects[preference].values()
+        assert room == 32 << 20
+        assert len(alignments) == 4
+        assert all(n & (n - 1) == 0 for n in alignments)
         ctypes.memset(found, 0x11, 64)
         ctypes.c_int32.from_address(count).value = 1
 
