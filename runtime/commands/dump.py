@@ -12,7 +12,7 @@ from ...ir.print import Names
 from ...passes import PASSES, PIPELINES
 from ..runtime import NUMERICS
 from .modules import ENTRIES, Given, ModelIR, check_stage, read_ir
-from .settings import UsageError, choice, entry, note, write_module, write_text
+from .settings import UsageError, check_device, choice, entry, note, write_module, write_text
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ def opt(path: Path, request: OptRequest) -> None:
     if request.fuel is not None and request.fuel < 0:
         raise UsageError(f"--fuel {request.fuel}: it is a number of rewrites")
     choice("--numerics", request.numerics, NUMERICS)
+    check_device(request.device)
     module = read_ir(path)
     manager = pass_manager(
         request.device,

@@ -56,6 +56,12 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return result
 
 
+def check_device(name: str) -> None:
+    """Raise ``UsageError`` for what names no device."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UsageError(f"--device {name}: it is cpu, cuda or cuda:N")
+
+
 def settings(config: Config, options: TrainOptions, flags: Mapping[str, Any]) -> tuple[Config, TrainOptions]:
     """``config`` and ``options`` with the flags that were given (not None) in place.  Raises ``UsageError``."""
     given = {k: v for k, v in flags.items() if v is not None}
@@ -63,8 +69,7 @@ def settings(config: Config, options: TrainOptions, flags: Mapping[str, Any]) ->
     choice("--backend", given.get("backend"), base.available())
     choice("--guard", given.get("guard"), ["nonfinite"])
     choice("--numerics", given.get("numerics"), NUMERICS)
-    if "device" in given and not re.fullmatch(r"cpu|cuda(:\d+)?", str(given["device"])):
-        raise UsageError(f"--device {given['device']}: it is cpu, cuda or cuda:N")
+    check_device(str(given.get("device", "cpu")))
     try:
         if "dtype" in given:
             runtime_dtype(given["dtype"])

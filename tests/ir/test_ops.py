@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from strategies import (
     matmul_samples,
     operand_types,
     reduce_samples,
+    shapes,
     special_floats,
     view_samples,
 )
@@ -43,7 +45,7 @@ from tapeir.ir import (
     philox,
     reverse,
 )
-from tapeir.ir.op import Composite, Control, Elementwise, Gather, Join, Reduce, Scatter, View
+from tapeir.ir.op import Composite, Control, Elementwise, Gather, Join, Layout, Reduce, Scatter, View
 from tapeir.ir.types import Array, bf16, f16, f32, f64, key, type_of
 
 # Ops that own functions cannot be sampled: their operands are those of a function of some module.
@@ -258,6 +260,27 @@ def test_views_on_any_shape(name: str) -> None:
         check_all(OPS[name], sample)
 
     check()
+
+
+@settings(parent=fuzzed, max_examples=200)
+@given(st.data())
+def test_layouts_of_views_show_their_elements(data: st.DataObject) -> None:
+    memory = np.arange(math.prod(shape := data.draw(shapes(max_rank=4, empty=False))))
+    x, layout = memory.reshape(shape), Layout.contiguous(shape)
+    for _ in range(data.draw(st.integers(1, 4))):
+        name = data.draw(st.sampled_from(sorted(VIEWS)))
+        op: Any = OPS[name]
+        attrs = VIEWS[name](data.draw, x.shape)
+        y = op.eval(np, x, **attrs)
+        if y.size == 0 or not isinstance(y, np.ndarray):
+            return
+        found = op.layout(layout, **attrs)
+        assert (found is None) == (not np.shares_memory(y, memory)), f"{name} of {layout} with {attrs}"
+        if found is None:
+            return
+        shown = np.lib.stride_tricks.as_strided(memory[found.offset :], found.shape, [8 * s for s in found.strides])
+        assert np.array_equal(shown, y), f"{name} of {layout} with {attrs} is not {found}"
+        x, layout = y, found
 
 
 @pytest.mark.parametrize("name", sorted(n for n, op in OPS.items() if isinstance(op, Join)))

@@ -239,6 +239,8 @@ USAGE = [
     ["dump", "tiny.py", "--stage", "program", "--locations"],
     ["dump", "tiny.py", "--stage", "traced", "--after-all", "x"],
     ["opt", "m.ir", "--passes", "dce", "--fuel", "-1"],
+    ["opt", "m.ir", "--passes", "dce", "--numerics", "quick"],
+    ["opt", "m.ir", "--passes", "dce", "--device", "tpu"],
     ["diff", "m.ir"],
     ["diff", "m.ir", "none.ir"],
     ["diff", "m.ir", "m.txt"],
@@ -362,6 +364,23 @@ def test_opt(folder: Path) -> None:
     done = irc(folder, "opt", "m.ir", "--passes", "dce", "--fuel", 1)
     assert "exp" not in done.out
     assert done.out.count("mul") == 2
+
+
+def test_opt_for_a_target(folder: Path) -> None:
+    module = tp.trace(lambda x, w, b: tp.ops.relu(x @ w + b), tp.f32[3, 4], tp.f32[4, 5], tp.f32[5])
+    (folder / "layer.ir").write_text(str(module))
+    plain = irc(folder, "opt", "layer.ir", "--passes", "compose,dce", "--why", "%3")
+    assert (plain.code, plain.out) == (0, str(module))
+    assert "%3: compose: the target does not compute it whole" not in plain.err
+    assert (
+        "%2: compose: the target does not compute it whole"
+        in irc(folder, "opt", "layer.ir", "--passes", "compose", "--why", "%2").err
+    )
+    done = irc(folder, "opt", "layer.ir", "--passes", "compose,dce", "--device", "cuda", "--numerics", "fast")
+    assert done.code == 0
+    assert [i.op.name for i in tp.parse(done.out).functions[next(iter(module.functions))].instructions] == [
+        "matmul_bias"
+    ]
 
 
 def test_opt_why(folder: Path) -> None:
