@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from composites import attention, attention_by_definition, layers
 from outcomes import SUMS, agree, outcome
 
 import tapeir as tp
+from tapeir import ops
 from tapeir.backends.base import compile_module
 from tapeir.backends.eager import EagerBackend, host_or
 from tapeir.backends.eager.interpret import HOST
 from tapeir.ir import OPS, Function, GraphBuilder, IRError, Module, parse
 from tapeir.ir.op import Control
-from tapeir.ir.types import Array
+from tapeir.ir.types import Array, DType, Shape, bf16, f16, f32, f64
 from tapeir.runtime.entries import function_of
 from tapeir.runtime.model_file import batch_types, load
 from tapeir.runtime.trainer import Advanced
@@ -114,6 +116,51 @@ def test_compare_finds_no_difference() -> None:
     module = runtime.module(*batches[0])
     found = tp.debug.compare(module, "train_step", runtime.arguments(module["train_step"], *batches[0]), device="cuda")
     assert found.grade == "none"
+
+
+# Fast numerics
+
+
+@pytest.mark.parametrize("dtype", [f32, f16, bf16], ids=str)
+@pytest.mark.parametrize(
+    ("lead", "queries", "keys", "columns", "causal", "masked", "by_head"),
+    [
+        ((), 1, 1, 1, False, False, False),
+        ((2, 3), 130, 66, 16, True, False, True),
+        ((2,), 70, 90, 12, False, True, False),
+        ((4, 8), 512, 512, 64, True, False, True),
+        ((2,), 300, 300, 128, True, True, False),
+    ],
+)
+def test_attention_in_fast_numerics(
+    lead: Shape, queries: int, keys: int, columns: int, causal: bool, masked: bool, by_head: bool, dtype: DType
+) -> None:
+    shapes = [(*lead, queries, columns), (*lead, keys, columns), (*lead, keys, columns)]
+    module, arrays = attention(shapes, dtype, causal, masked, by_head)
+    (name,) = module.functions
+    found = run(module, module[name], arrays, numerics="fast")
+    again = run(module, module[name], arrays, numerics="fast")
+    for a, b, wanted in zip(found, again, attention_by_definition(arrays, causal, by_head), strict=True):
+        assert same(a, b)
+        x, y = a.astype(np.float64), wanted.astype(np.float64)
+        np.testing.assert_allclose(x, y, rtol=0, atol=(2e-2 if dtype is bf16 else 4e-3) * max(1.0, np.abs(y).max()))
+
+
+@pytest.mark.parametrize(
+    "activation", [ops.relu, lambda x: ops.gelu(x, approximate="tanh"), ops.tanh], ids=["relu", "gelu", "none"]
+)
+@pytest.mark.parametrize("dtype", [f32, f16, bf16], ids=str)
+def test_products_with_epilogues(dtype: DType, activation: Any) -> None:
+    module, wide = layers(dtype, activation), layers(f64, activation)
+    (name,) = module.functions
+    random = np.random.default_rng(0)
+    arrays = [
+        random.standard_normal(v.type.shape).astype(np.float32).astype(dtype.numpy) for v in module[name].arguments
+    ]
+    expected = run(wide, wide[name], [a.astype(np.float64) for a in arrays])
+    for found, y in zip(run(module, module[name], arrays, numerics="fast"), expected, strict=True):
+        bound = {f32: 5e-3, f16: 2e-2, bf16: 1e-1}[dtype] * float(np.abs(y).max())
+        np.testing.assert_allclose(found.astype(np.float64), y, rtol=0, atol=bound)
 
 
 def run(module: Module, function: Function, arrays: Sequence[Any], **options: Any) -> tuple[Array, ...]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from composites import attention, attention_by_definition, layers
 
 import tapeir as tp
 from tapeir import nn, ops
 from tapeir.backends.compiled import lower
 from tapeir.backends.cuda.program import CudaProgram
-from tapeir.ir import OPS, Module
 from tapeir.ir.errors import BackendError
-from tapeir.ir.types import Array, DType, Shape, bf16, f16, f32, f64
+from tapeir.ir.types import DType, Shape, bf16, f16, f32, f64
 
 from .fake_cuda import FakeCuda, fake_cuda
 from .nvrtc import FAST, compile_for, library
@@ -24,38 +24,6 @@ pytestmark = once
 runs = pytest.mark.skipif(compiler() is None, reason="needs a C++20 compiler")
 TOLERANCE: dict[DType, float] = {f32: 2e-6, f16: 2e-3, bf16: 2e-2}
 """Of the largest element: fragments are not rounded on the CPU, so only the order of sums and the dtype of results differ."""
-ATTENTION, GRADIENT = OPS["scaled_dot_product_attention"], OPS["scaled_dot_product_attention_grad"]
-
-
-def attention(
-    shapes: Sequence[Shape], dtype: DType = f32, causal: bool = False, masked: bool = False, by_head: bool = False
-) -> tuple[Module, list[Array]]:
-    """A function of q, k, v of some shapes, a cotangent and perhaps a mask that gives attention and its gradient, and arrays for it.
-
-    ``by_head``: q, k, v and the cotangent are views of arrays ``[batch, rows, heads, columns]``.
-    """
-    random = np.random.default_rng(0)
-    y = (*shapes[0][:-1], shapes[2][-1])
-    arrays = [random.standard_normal(s).astype(np.float32).astype(dtype.numpy) for s in (*shapes, y)]
-    types = [dtype[s] for s in (*shapes, y)]
-    if by_head:
-        arrays = [np.ascontiguousarray(a.swapaxes(1, 2)) for a in arrays]
-        types = [dtype[a.shape] for a in arrays]
-    if masked:
-        arrays.append(random.integers(0, 2, (*shapes[0][:-1], shapes[1][-2])).astype(np.bool_))
-        arrays[-1][..., 0] = True
-        types.append(tp.bool_[arrays[-1].shape])
-
-    def f(q: Any, k: Any, v: Any, dy: Any, *mask: Any) -> Any:
-        if by_head:
-            q, k, v, dy = (ops.permute_dims(x, (0, 2, 1, 3)) for x in (q, k, v, dy))
-
-        def of(q: Any, k: Any, v: Any) -> Any:
-            return ops.scaled_dot_product_attention(q, k, v, *mask, is_causal=causal, scale=0.25)
-
-        return (of(q, k, v), *tp.grad(lambda *x: ops.sum(of(*x) * dy), argnums=(0, 1, 2))(q, k, v))
-
-    return tp.trace(f, *types), arrays
 
 
 def attentions(program: CudaProgram) -> list[str]:
@@ -88,10 +56,7 @@ def test_attention_and_its_gradient(
     assert attentions(program.program) == ["attention", "attention_dq", "attention_dk"]
     if queries > 1:
         assert not [v for v in program.program.function.values() if v.owner and v.type.shape[-2:] == (queries, keys)]
-    q, k, v, dy, *mask = [a.swapaxes(1, 2) for a in arrays] if by_head else arrays
-    attrs = {"causal": causal, "scale": 0.25}
-    with np.errstate(invalid="ignore"):
-        wanted = [ATTENTION.eval(np, q, k, v, *mask, **attrs), *GRADIENT.eval(np, dy, q, k, v, *mask, **attrs)]
+    wanted = attention_by_definition(arrays, causal, by_head)
     for found, expected in zip(program.run(arrays), wanted, strict=True):
         x, y = found.astype(np.float64), expected.astype(np.float64)
         np.testing.assert_allclose(x, y, rtol=0, atol=TOLERANCE[dtype] * max(1, np.nanmax(np.abs(y), initial=0)))
@@ -102,10 +67,7 @@ def test_a_query_that_sees_no_key_is_nan_as_in_the_decomposition() -> None:
     module, arrays = attention([(20, 8), (70, 8), (70, 8)], masked=True)
     arrays[4][3] = False
     (name,) = module.functions
-    q, k, v, dy, mask = arrays
-    attrs = {"causal": False, "scale": 0.25}
-    with np.errstate(invalid="ignore"):
-        wanted = [ATTENTION.eval(np, q, k, v, mask, **attrs), *GRADIENT.eval(np, dy, q, k, v, mask, **attrs)]
+    wanted = attention_by_definition(arrays)
     for found, expected in zip(executable(module, name, numerics="fast").run(arrays), wanted, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     y, dq, dk, dv = wanted
@@ -140,18 +102,6 @@ def test_attention_compiles(columns: int, dtype: DType, arch: str) -> None:
     program = program_of(module, name, numerics="fast")
     assert len(attentions(program)) == 3
     assert compile_for(program.source, arch, FAST)
-
-
-def layers(dtype: DType = f32) -> Module:
-    """A loss of two layers, with gradients."""
-
-    def f(x: Any, w: Any, b: Any, v: Any, c: Any) -> Any:
-        def loss(w: Any, b: Any, v: Any, c: Any) -> Any:
-            return ops.sum((ops.relu(x @ w.T + b) @ v + c) ** 2)
-
-        return (loss(w, b, v, c), *tp.grad(loss, argnums=(0, 1, 2, 3))(w, b, v, c))
-
-    return tp.trace(f, dtype[2, 5, 6], dtype[8, 6], dtype[8], dtype[8, 3], dtype[3])
 
 
 @runs
