@@ -171,6 +171,12 @@ VIEWS: dict[str, Callable[[Draw, Shape], dict[str, Any]]] = {
 
 
 @st.composite
+def view_attributes(draw: Draw, name: str, shape: Shape) -> dict[str, Any]:
+    """Attributes that a view op takes for an operand of a shape."""
+    return VIEWS[name](draw, shape)
+
+
+@st.composite
 def view_samples(draw: Draw, name: str) -> Sample:
     """An operand of any shape and attributes that a view op takes for it."""
     d: DType = draw(st.sampled_from([f64, f64, f32, i64, bool_]))

@@ -146,12 +146,13 @@ def test_attention_in_fast_numerics(
         np.testing.assert_allclose(x, y, rtol=0, atol=(2e-2 if dtype is bf16 else 4e-3) * max(1.0, np.abs(y).max()))
 
 
-@pytest.mark.parametrize(
-    "activation", [ops.relu, lambda x: ops.gelu(x, approximate="tanh"), ops.tanh], ids=["relu", "gelu", "none"]
-)
+@pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
 @pytest.mark.parametrize("dtype", [f32, f16, bf16], ids=str)
-def test_products_with_epilogues(dtype: DType, activation: Any) -> None:
-    module, wide = layers(dtype, activation), layers(f64, activation)
+def test_products_with_epilogues(dtype: DType, activation: str) -> None:
+    def function(x: Any) -> Any:
+        return ops.gelu(x, approximate="tanh") if activation == "gelu" else getattr(ops, activation)(x)
+
+    module, wide = layers(dtype, function), layers(f64, function)
     (name,) = module.functions
     random = np.random.default_rng(0)
     arrays = [

@@ -23,6 +23,7 @@ from strategies import (
     reduce_samples,
     shapes,
     special_floats,
+    view_attributes,
     view_samples,
 )
 
@@ -46,7 +47,7 @@ from tapeir.ir import (
     reverse,
 )
 from tapeir.ir.op import Composite, Control, Elementwise, Gather, Join, Layout, Reduce, Scatter, View
-from tapeir.ir.types import Array, bf16, f16, f32, f64, key, type_of
+from tapeir.ir.types import Array, Shape, bf16, f16, f32, f64, key, type_of
 
 # Ops that own functions cannot be sampled: their operands are those of a function of some module.
 NAMES = sorted(name for name, op in OPS.items() if not isinstance(op, Control))
@@ -265,14 +266,16 @@ def test_views_on_any_shape(name: str) -> None:
 @settings(parent=fuzzed, max_examples=200)
 @given(st.data())
 def test_layouts_of_views_show_their_elements(data: st.DataObject) -> None:
-    memory = np.arange(math.prod(shape := data.draw(shapes(max_rank=4, empty=False))))
-    x, layout = memory.reshape(shape), Layout.contiguous(shape)
+    shape: Shape = data.draw(shapes(max_rank=4, empty=False))
+    memory = np.arange(math.prod(shape))
+    x: Any = memory.reshape(shape)
+    layout = Layout.contiguous(shape)
     for _ in range(data.draw(st.integers(1, 4))):
         name = data.draw(st.sampled_from(sorted(VIEWS)))
         op: Any = OPS[name]
-        attrs = VIEWS[name](data.draw, x.shape)
-        y = op.eval(np, x, **attrs)
-        if y.size == 0 or not isinstance(y, np.ndarray):
+        attrs = data.draw(view_attributes(name, x.shape))
+        y: Any = op.eval(np, x, **attrs)
+        if y.size == 0 or not y.shape:
             return
         found = op.layout(layout, **attrs)
         assert (found is None) == (not np.shares_memory(y, memory)), f"{name} of {layout} with {attrs}"
