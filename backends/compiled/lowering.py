@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 
 from ...ir import BackendError, Builder, Function, GraphBuilder, Instruction, IRError, Module, Value
-from ...ir.op import Composite, Contract, Control, Join, Key, Layout, Reduce, Scatter, Source, View
+from ...ir.op import Composite, Contract, Control, Gather, Join, Key, Layout, Reduce, Scatter, Source, View
 from ...ir.record import blame
 from ...ir.types import Array, DType, Shape, TensorType
 from ...passes.rewrite import splat_of
@@ -118,12 +118,12 @@ class Lowering(ABC, Generic[Piece]):
     # Kernels of one instruction
 
     def alone(self, i: Instruction) -> tuple[Function, list[Value]]:
-        """A kernel function of one instruction, and the values it takes; numbers are written in."""
+        """A kernel function of one instruction, and the values it takes; numbers are written in, unless elements are chosen from them."""
         recorder = GraphBuilder()
         made: dict[Value, Value] = {}
         taken: list[Value] = []
-        for o in i.operands:
-            if o not in made and splat_of(o) is None:
+        for n, o in enumerate(i.operands):
+            if o not in made and (splat_of(o) is None or (n == 0 and isinstance(i.op, Gather))):
                 made[o] = recorder.argument(o.type)
                 taken.append(o)
         for o in i.operands:
