@@ -186,13 +186,27 @@ class Planner:
                 return
             layout = i.op.layout(self.layouts[o], **i.attrs)
             if layout is not None and (
-                layout.is_contiguous or not any(needs_rows(u) for u in self.users.get(result, ()))
+                layout.is_contiguous
+                or not any(needs_rows(u) or self._chooses_from(u, result) for u in self.users.get(result, ()))
             ):
                 self.roots[result], self.layouts[result] = self.roots[o], layout
                 result.place = Place("alias", 0, o)
                 return
         for r in i.results:
             self._own(r)
+
+    def _chooses_from(self, i: Instruction, v: Value) -> bool:
+        """Whether a kernel chooses elements of an operand by their position: it is read in rows."""
+        if not isinstance(i.op, Control):
+            return False
+        kernel = self.module[str(i.attrs[i.op.bodies[0]])]
+        given = {a for a, o in zip(kernel.arguments, i.operands, strict=True) if o is v}
+        for inner in kernel.instructions:
+            if isinstance(inner.op, View) and inner.operands[0] in given:
+                given.add(inner.result)
+            if isinstance(inner.op, Gather) and inner.operands[0] in given:
+                return True
+        return False
 
     def _join_updates(self) -> None:
         """Lay the leaves of fused updates in one piece: their reshapes, pads and concats then move nothing."""
