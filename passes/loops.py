@@ -182,8 +182,8 @@ class Nest:
 
     def through(self, access: Access, shape: Shape, layout: Layout) -> Access:
         """The access to where the elements of an array of ``shape`` lie, given their layout."""
-        if layout.is_contiguous and layout.offset == 0:
-            return access
+        if layout.is_contiguous:
+            return Access(access.offset + layout.offset, access.strides)
         offset, strides = layout.offset, [0] * len(self.dims)
         for axis, step in zip(self.coordinates(access, shape), layout.strides, strict=True):
             offset += axis.offset * step
