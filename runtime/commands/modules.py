@@ -115,10 +115,8 @@ class ModelIR:
                 for e, m in entries
             ]
         module = Module(self.file.stem, functions).verify()
-        return self.lowered(module, stage, **options) if PIPELINES.get(stage) else module
-
-    def lowered(self, module: Module, stage: str, **options: Any) -> Module:
-        """A module at a stage of the pipeline, for the model's device and numerics."""
+        if not PIPELINES.get(stage):
+            return module
         return lower(module, stage, self.config.device, self.config.numerics, **options)
 
     def _runtime(self, mode: str) -> Any:
