@@ -57,6 +57,7 @@ class Group:
     split: Shape | None = None
     members: list[Instruction] = field(default_factory=list[Instruction])
     reduced: set[Value] = field(default_factory=set[Value])
+    reads: set[Value] = field(default_factory=set[Value])
     consumed: bool = False
     joins: bool = False
     into: Group | None = None
@@ -116,6 +117,8 @@ class Fuser:
         self.cloned: dict[Value, tuple[Value, ...] | None] = {}
         self.checked = {i.operands[i.op.check.operand] for i in function.instructions if i.op.check is not None}
         """Operands that are looked at before a kernel runs, so they are in memory."""
+        self.readers: dict[Value, list[Group]] = {}
+        """The groups that read every element of a value that is in none."""
         self.position = {i: n for n, i in enumerate(function.instructions)}
         for i in function.instructions:
             for o in i.operands:
@@ -259,7 +262,14 @@ class Fuser:
             owner = self.source(o)[0].owner
             if owner is not None and owner in self.group_of:
                 found[_find(self.group_of[owner])] = None
-        return sorted(found, key=lambda g: -g.depth)
+        made = sorted(found, key=lambda g: -g.depth)
+        return [*made, *self._beside(i, made)] if isinstance(i.op, Reduce) else made
+
+    def _beside(self, i: Instruction, made: Sequence[Group]) -> list[Group]:
+        """Groups that reduce, over the same axes, something of what a reduction or the groups before it read: one kernel reads it once."""
+        split, read = split_of(i), {self.source(i.operands[0])[0]}.union(*[g.reads for g in made])
+        near = dict.fromkeys(_find(g) for v in read for g in self.readers.get(v, ()))
+        return [g for g in near if g.split == split and g not in made]
 
     def _place(self, i: Instruction) -> None:
         """Put an op into a group."""
@@ -282,6 +292,12 @@ class Fuser:
 
     def _add(self, i: Instruction, group: Group, reduced: bool) -> None:
         group.members.append(i)
+        for o in i.operands:
+            source = self.source(o)[0]
+            outside = source.owner is None or not (source.owner in self.group_of or isinstance(source.owner.op, Source))
+            if outside and source.type.size == group.size and source not in group.reads:
+                group.reads.add(source)
+                self.readers.setdefault(source, []).append(group)
         self.group_of[i] = group
         self.sources.pop(i.result, None)
         if reduced:
@@ -353,6 +369,7 @@ class Fuser:
             other.into = group
             group.members += other.members
             group.reduced |= other.reduced
+            group.reads |= other.reads
             group.consumed |= other.consumed
             group.joins |= other.joins
         group.depth, group.split = max(need, depth), split

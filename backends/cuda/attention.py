@@ -100,16 +100,20 @@ class _Writer:
         self.wide = max(self.q.padded, self.v.padded) > 64
 
     def kernel(
-        self, name: str, given: Sequence[_Array], taken: Sequence[str], rows: int, body: str
+        self, name: str, given: Sequence[_Array], taken: Sequence[str], rows: int, body: str, last_first: bool = True
     ) -> tuple[str, Launch]:
-        """A kernel whose blocks take ``ROWS`` of so many rows of a batch; ``tile`` and ``batch`` say which."""
+        """A kernel whose blocks take ``ROWS`` of so many rows of a batch; ``tile`` and ``batch`` say which.
+
+        The last queries see most keys, and the first keys are seen by most queries: what takes longest is to begin first.
+        """
         arrays = [*given, *([self.mask] if self.mask is not None else [])]
         parameters = ", ".join([HEAD, *(f"const {a.parameter()}" for a in arrays), *taken])
         tiles = -(-rows // ROWS)
+        tile = f"{tiles - 1} - (int)(blockIdx.x % {tiles})" if last_first else f"blockIdx.x % {tiles}"
         text = f"""extern "C" __global__ void __launch_bounds__({THREADS}) {name}({parameters}) {{
 {GUARD}
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int tile = {tiles} - 1 - (int)(blockIdx.x % {tiles}), first = tile * {ROWS} + (int)threadIdx.x / 32 * 16;
+  const int tile = {tile}, first = tile * {ROWS} + (int)threadIdx.x / 32 * 16;
   const long long batch = blockIdx.x / {tiles};
 {"".join(a.start() for a in arrays)}{body}}}"""
         return text, Launch(self.batches * tiles, (THREADS, 1))
@@ -325,4 +329,4 @@ def key_gradient(
 {w.across("to_value", "score", "slopes", w.v, count)}{w.across("to_key", "pull", "queries", w.q, count)}  }}
 {w.store(dk, "to_key", w.keys)}{w.store(dv, "to_value", w.keys)}"""
     taken = [dk.parameter(), dv.parameter(), "const float *stats"]
-    return w.kernel(name, [dy, w.q, w.k, w.v], taken, w.keys, body)
+    return w.kernel(name, [dy, w.q, w.k, w.v], taken, w.keys, body, last_first=False)
