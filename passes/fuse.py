@@ -3,392 +3,29 @@
 A kernel is one nest of loops over ``outer x n x inner`` elements (``passes/loops.py``).  Its class is ``map`` where nothing is reduced,
 ``row`` where trailing axes are (softmax, layer norm), ``column`` where leading ones are (gradients of biases and scales).
 
-One walk over the ops in order puts each into the group of one of its operands, or a new one.  Views are index maps: every kernel has
-its own copies, and nothing moves.  An op joins a group if it runs over the same elements (or over the group's reduced ones) and reads
-the group's values where they are made.  Groups are ordered by depth: what depends on a group is deeper, so an op may join a group when
-all it reads elsewhere is shallower; no path is ever searched.  A cheap producer (``CLONED_COST``) that reads at most one array of its
-own size is computed again by each kernel that needs it instead of being stored.
+``grouping.py`` says which ops come together.
 """
 
 from __future__ import annotations
 
 import heapq
-import math
-from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..ir import Function, GraphBuilder, Instruction, Location, Module, Symbol, Value
 from ..ir.composite import can_fail
 from ..ir.op import (
     OPS,
-    Composite,
-    Contract,
-    Control,
-    Elementwise,
     Gather,
-    Join,
-    Key,
-    Layout,
-    Random32,
-    Reduce,
-    Scatter,
     Source,
     View,
 )
-from ..ir.types import Shape, key
-from .loops import Nest, UnfitError, are_neighbours, rules, split_of
+from ..ir.types import key
+from .grouping import Fuser, Group, find
+from .loops import Nest, UnfitError
 from .manager import Context, Pass
 from .rewrite import splat_of
 
-MEMBERS = 64
-CLONED_COST = 2
-SINGLE_ROW = 1 << 13
-"""A reduction of everything joins only groups up to this size: one row is not shared by threads."""
-JOINED = 4
 UNFIT = "it is no nest of loops"
-
-
-@dataclass(eq=False)
-class Group:
-    """Ops that become one kernel: over ``size`` elements, of which reductions leave those of ``split``'s outer and inner part."""
-
-    size: int
-    depth: int
-    split: Shape | None = None
-    members: list[Instruction] = field(default_factory=list[Instruction])
-    reduced: set[Value] = field(default_factory=set[Value])
-    reads: set[Value] = field(default_factory=set[Value])
-    consumed: bool = False
-    joins: bool = False
-    into: Group | None = None
-
-    @property
-    def kept(self) -> int:
-        """Elements left by the reductions."""
-        return self.split[0] * self.split[2] if self.split else -1
-
-
-def _find(group: Group) -> Group:
-    while group.into is not None:
-        group = group.into
-    return group
-
-
-def _view_layout(i: Instruction, layout: Layout | None) -> Layout | None:
-    return None if layout is None else rules(i).layout(layout, **i.attrs)
-
-
-def _is_plain(layout: Layout | None, size: int) -> bool:
-    """Whether a view shows all elements of its source in their order."""
-    return layout is not None and layout.is_contiguous and layout.offset == 0 and math.prod(layout.shape) == size
-
-
-def _spreads(layout: Layout | None, split: Shape) -> bool:
-    """Whether a view shows the results of a reduction at every element that they came from."""
-    if layout is None or layout.offset:
-        return False
-    expected: list[int] = []
-    sizes, step, part = list(split), 1, 2
-    left = sizes[2]
-    for n in reversed(layout.shape):
-        while part > 0 and left == 1:
-            part -= 1
-            left = sizes[part]
-        if n == 1:
-            expected.append(0)
-            continue
-        if left % n:
-            return False
-        expected.append(0 if part == 1 else step)
-        step *= 1 if part == 1 else n
-        left //= n
-    return all(n == 1 or s == e for n, s, e in zip(layout.shape, layout.strides, reversed(expected), strict=True))
-
-
-class Fuser:
-    """Groups the ops of one function and rewrites it; those in ``alone`` stay as they are."""
-
-    def __init__(self, module: Module, function: Function, context: Context, alone: Set[Instruction]) -> None:
-        self.module, self.function, self.context, self.alone = module, function, context, alone
-        self.group_of: dict[Instruction, Group] = {}
-        self.depths: dict[Instruction, int] = {}
-        self.users: dict[Value, list[Instruction]] = {}
-        self.sources: dict[Value, tuple[Value, Layout | None]] = {}
-        self.cloned: dict[Value, tuple[Value, ...] | None] = {}
-        self.checked = {i.operands[i.op.check.operand] for i in function.instructions if i.op.check is not None}
-        """Operands that are looked at before a kernel runs, so they are in memory."""
-        self.readers: dict[Value, list[Group]] = {}
-        """The groups that read every element of a value that is in none."""
-        self.position = {i: n for n, i in enumerate(function.instructions)}
-        for i in function.instructions:
-            for o in i.operands:
-                self.users.setdefault(o, []).append(i)
-        self.returned = set(function.results)
-
-    # What ops are
-
-    def source(self, v: Value) -> tuple[Value, Layout | None]:
-        """The value behind a chain of views, and how ``v`` lies in its memory (None where it would have to move)."""
-        if v not in self.sources:
-            i = v.owner
-            if i is not None and isinstance(i.op, View) and i not in self.group_of:
-                source, layout = self.source(i.operands[0])
-                self.sources[v] = source, _view_layout(i, layout)
-            else:
-                self.sources[v] = v, Layout.contiguous(v.type.shape)
-        return self.sources[v]
-
-    def _moves(self, i: Instruction) -> bool:
-        """Whether a view must be copied: someone reads its result in rows, and it does not lie so."""
-        result = i.result
-        _, layout = self.source(result)
-        if layout is not None and layout.is_contiguous:
-            return False
-        if self.source(result)[0].owner is not None and isinstance(self.source(result)[0].owner.op, Source):  # type: ignore[union-attr]
-            return False
-        return result in self.returned or any(
-            isinstance(u.op, (Contract, Scatter, Gather, Control, Key))
-            or (isinstance(u.op, Composite) and u.op.reads_rows)
-            or (isinstance(u.op, Join) and not self._is_joinable(u))
-            for u in self.users.get(result, ())
-        )
-
-    def _is_joinable(self, i: Instruction) -> bool:
-        if len(i.operands) > JOINED or any(isinstance(u.op, Control) for u in self.users.get(i.result, ())):
-            return False
-        if i.op.name == "pad" and any(
-            u.op.name == "concat" and any(isinstance(w.op, Control) for w in self.users.get(u.result, ()))
-            for u in self.users.get(i.result, ())
-        ):
-            return False
-        blocks = rules(i).blocks(tuple([o.type for o in i.operands]), **i.attrs)
-        return all(s == 1 for b in blocks for s in b.step)
-
-    def _is_compute(self, i: Instruction) -> bool:
-        """Whether an op can be part of a kernel."""
-        op = i.op
-        if i in self.alone or i.result.type.size == 0 or any(o.type.size == 0 for o in i.operands):
-            return False
-        if isinstance(op, View):
-            return self._moves(i)
-        if isinstance(op, Reduce):
-            return op.combine in ("sum", "max", "min") and are_neighbours(i.attrs["axes"])
-        if isinstance(op, Join):
-            return self._is_joinable(i)
-        if isinstance(op, Gather):
-            layout = self.source(i.operands[0])[1]
-            return layout is not None and layout.is_contiguous
-        if isinstance(op, Elementwise):
-            return not can_fail(i, self.module)
-        return isinstance(op, Random32)
-
-    def _clone_leaves(self, v: Value) -> tuple[Value, ...] | None:
-        """What a cheap producer reads, if it is to be computed again by each kernel that needs it."""
-        if v not in self.cloned:
-            checked = v in {self.source(c)[0] for c in self.checked}
-            self.cloned[v] = None if checked else self._find_leaves(v)
-        return self.cloned[v]
-
-    def _find_leaves(self, v: Value) -> tuple[Value, ...] | None:
-        cost, pending, leaves = 0, [v], dict[Value, None]()
-        while pending:
-            x, _ = self.source(pending.pop())
-            i = x.owner
-            if i is not None and isinstance(i.op, Source):
-                continue
-            if i is None or i not in self.group_of:
-                leaves[x] = None
-                continue
-            simple = isinstance(i.op, Elementwise) and i.op.rounding == "correct" and i.op.name not in ("div", "sqrt")
-            cost += 1
-            if not simple or cost > CLONED_COST:
-                return None
-            pending += i.operands
-        large = [x for x in leaves if x.type.size >= v.type.size]
-        return tuple(leaves) if len(large) <= 1 and v.type.size > 1 else None
-
-    # Grouping
-
-    def _depth(self, v: Value) -> int:
-        source, _ = self.source(v)
-        i = source.owner
-        if i is None:
-            return 0
-        return _find(self.group_of[i]).depth if i in self.group_of else self.depths.get(i, 0)
-
-    def _outside(self, i: Instruction, inside: set[Group]) -> list[Value]:
-        """The values that an op reads from outside of some groups."""
-        found: list[Value] = []
-        for o in i.operands:
-            source, _ = self.source(o)
-            owner = source.owner
-            if owner is not None and owner in self.group_of:
-                if _find(self.group_of[owner]) in inside:
-                    continue
-                found += self._clone_leaves(source) or (source,)
-            else:
-                found.append(source)
-        return found
-
-    def _consume(self, values: Iterable[Value]) -> None:
-        for v in values:
-            i = self.source(v)[0].owner
-            if i is not None and i in self.group_of:
-                _find(self.group_of[i]).consumed = True
-
-    def _reads_in_place(self, i: Instruction, inside: set[Group], size: int, split: Shape | None, full: bool) -> bool:
-        """Whether an op meets the values of some groups, taken as one, where they are made."""
-        for n, o in enumerate(i.operands):
-            source, layout = self.source(o)
-            owner = source.owner
-            if owner is None or owner not in self.group_of:
-                continue
-            group = _find(self.group_of[owner])
-            if group not in inside:
-                continue
-            reduced = source in group.reduced
-            if isinstance(i.op, (Join, View)) or (i.op.check is not None and i.op.check.operand == n):
-                return False
-            if full and reduced:
-                if split is None or not _spreads(layout, split):
-                    return False
-            elif full != (not reduced) or not _is_plain(layout, source.type.size):
-                return False
-        return True
-
-    def _candidates(self, i: Instruction) -> list[Group]:
-        found: dict[Group, None] = {}
-        for o in i.operands:
-            owner = self.source(o)[0].owner
-            if owner is not None and owner in self.group_of:
-                found[_find(self.group_of[owner])] = None
-        made = sorted(found, key=lambda g: -g.depth)
-        return [*made, *self._beside(i, made)] if isinstance(i.op, Reduce) else made
-
-    def _beside(self, i: Instruction, made: Sequence[Group]) -> list[Group]:
-        """Groups that reduce, over the same axes, something of what a reduction or the groups before it read: one kernel reads it once."""
-        split, read = split_of(i), {self.source(i.operands[0])[0]}.union(*[g.reads for g in made])
-        near = dict.fromkeys(_find(g) for v in read for g in self.readers.get(v, ()))
-        return [g for g in near if g.split == split and g not in made]
-
-    def _place(self, i: Instruction) -> None:
-        """Put an op into a group."""
-        op, candidates = i.op, self._candidates(i)
-        split = split_of(i) if isinstance(op, Reduce) else None
-        for first in candidates:
-            together = [first]
-            for other in candidates:
-                if other is not first and self._can_merge(together, other):
-                    together.append(other)
-            while together:
-                if self._try(i, together, split):
-                    return
-                together.pop()
-        depth = 1 + max((self._depth(v) for v in self._outside(i, set())), default=0)
-        size = math.prod(split) if split else i.result.type.size
-        group = Group(size, depth, split, joins=isinstance(op, Join))
-        self._consume(self._outside(i, set()))
-        self._add(i, group, split is not None)
-
-    def _add(self, i: Instruction, group: Group, reduced: bool) -> None:
-        group.members.append(i)
-        for o in i.operands:
-            source = self.source(o)[0]
-            outside = source.owner is None or not (source.owner in self.group_of or isinstance(source.owner.op, Source))
-            if outside and source.type.size == group.size and source not in group.reads:
-                group.reads.add(source)
-                self.readers.setdefault(source, []).append(group)
-        self.group_of[i] = group
-        self.sources.pop(i.result, None)
-        if reduced:
-            group.reduced.add(i.result)
-
-    def _can_merge(self, together: Sequence[Group], other: Group) -> bool:
-        low, high = sorted((max(together, key=lambda g: g.depth), other), key=lambda g: g.depth)
-        if low.depth != high.depth and low.consumed:
-            return False
-        sizes = {g.size for g in (*together, other)}
-        splits = {g.split for g in (*together, other) if g.split}
-        return len(sizes) == 1 and len(splits) <= 1
-
-    def _try(self, i: Instruction, together: Sequence[Group], split: Shape | None) -> bool:
-        """Add an op to some groups, making them one, if that is possible."""
-        inside = set(together)
-        size = together[0].size
-        known = next((g.split for g in together if g.split), None)
-        gather_row = isinstance(i.op, Gather) and self.source(i.operands[0])[0].owner in self.group_of  # type: ignore[comparison-overlap]
-        if isinstance(i.op, Reduce):
-            assert split is not None
-            if math.prod(split) != size or known not in (None, split) or any(g.joins for g in together):
-                return False
-            if split[0] * split[2] == 1 and size > SINGLE_ROW:
-                return False
-            full, known = True, split
-        elif gather_row and _find(self.group_of[self.source(i.operands[0])[0].owner]) in inside:  # type: ignore[index]
-            return self._try_pick(i, inside, known)
-        else:
-            n = i.result.type.size
-            full = n == size and not (
-                known is not None and known[1] == 1 and any(self._owns_reduced(o, inside) for o in i.operands)
-            )
-            if not full and not (known is not None and n == known[0] * known[2]):
-                return False
-            if isinstance(i.op, (Join, Random32)) and (known is not None or not full):
-                return False
-        if not self._reads_in_place(i, inside, size, known, full):
-            return False
-        return self._join(i, together, known, isinstance(i.op, Reduce) or not full)
-
-    def _owns_reduced(self, o: Value, inside: set[Group]) -> bool:
-        source, layout = self.source(o)
-        return any(source in g.reduced for g in inside) and _is_plain(layout, source.type.size)
-
-    def _try_pick(self, i: Instruction, inside: set[Group], split: Shape | None) -> bool:
-        """A gather of one element of each row that a row kernel computes."""
-        walk = rules(i).walk(tuple([o.type for o in i.operands]), **i.attrs)
-        source, layout = self.source(i.operands[0])
-        index_owner = self.source(i.operands[1])[0].owner
-        if index_owner is not None and index_owner in self.group_of and _find(self.group_of[index_owner]) in inside:
-            return False
-        if split != (walk.outer, walk.size, 1) or walk.count != 1 or walk.inner != 1 or walk.shared:
-            return False
-        if any(source in g.reduced for g in inside) or not _is_plain(layout, source.type.size):
-            return False
-        return self._join(i, list(inside), split, True)
-
-    def _join(self, i: Instruction, together: Sequence[Group], split: Shape | None, reduced: bool) -> bool:
-        outside = self._outside(i, set(together))
-        need = 1 + max((self._depth(v) for v in outside), default=0)
-        depth = max(g.depth for g in together)
-        if need > depth and any(g.consumed for g in together):
-            return False
-        if sum(len(g.members) for g in together) >= MEMBERS:
-            return False
-        group = together[0]
-        for other in together[1:]:
-            other.into = group
-            group.members += other.members
-            group.reduced |= other.reduced
-            group.reads |= other.reads
-            group.consumed |= other.consumed
-            group.joins |= other.joins
-        group.depth, group.split = max(need, depth), split
-        group.joins |= isinstance(i.op, Join)
-        self._consume(outside)
-        self._add(i, group, reduced)
-        return True
-
-    def group(self) -> _Rewriter:
-        """Put every op into a group."""
-        for i in self.function.instructions:
-            if isinstance(i.op, (Source,)):
-                continue
-            if len(i.results) == 1 and self._is_compute(i):
-                self._place(i)
-            elif not isinstance(i.op, View):
-                self.depths[i] = 1 + max((self._depth(o) for o in i.operands), default=0)
-                self._consume(i.operands)
-        return _Rewriter(self)
 
 
 @dataclass(eq=False)
@@ -406,7 +43,7 @@ class _Rewriter:
 
     def __init__(self, fuser: Fuser) -> None:
         self.fuser, self.function, self.module = fuser, fuser.function, fuser.module
-        self.groups = list({_find(g): None for g in fuser.group_of.values()})
+        self.groups = list({find(g): None for g in fuser.group_of.values()})
         self.kernels = self._cut_all()
         self.refusals = {k: self._refusal(k) for k in self.kernels}
 
@@ -479,7 +116,7 @@ class _Rewriter:
         """Whether a kernel computes a value itself: a member, a view, a number, or a cheap op computed again."""
         fuser = self.fuser
         if i in fuser.group_of:
-            return _find(fuser.group_of[i]) is group or fuser._clone_leaves(v) is not None  # pyright: ignore[reportPrivateUsage]
+            return find(fuser.group_of[i]) is group or fuser.clone_leaves(v) is not None
         if isinstance(i.op, Source):
             return i.op.element is not None or splat_of(v) is not None
         if not isinstance(i.op, View):
@@ -610,7 +247,7 @@ def _fuse(module: Module, context: Context) -> bool:
 def _fuse_function(module: Module, function: Function, context: Context) -> bool:
     alone: set[Instruction] = set()
     while True:
-        rewriter = Fuser(module, function, context, alone).group()
+        rewriter = _Rewriter(Fuser(module, function, context, alone).group())
         if not rewriter.unfit:
             return rewriter.run()
         alone |= rewriter.unfit
