@@ -111,7 +111,7 @@ class Fuser:
         self.users: dict[Value, list[Instruction]] = {}
         self.sources: dict[Value, tuple[Value, Layout | None]] = {}
         self.cloned: dict[Value, tuple[Value, ...] | None] = {}
-        self.checked = {i.operands[i.op.check.operand] for i in function.instructions if i.op.check is not None}
+        self.checked = {i.operands[i.op.check.operand] for i in function.instructions if i.op.check and can_fail(i)}
         """Operands that are looked at before a kernel runs, so they are in memory."""
         self.readers: dict[Value, list[Group]] = {}
         """The groups that read every element of a value that is in none."""
@@ -245,7 +245,7 @@ class Fuser:
             if group not in inside:
                 continue
             reduced = source in group.reduced
-            if isinstance(i.op, (Join, View)) or (i.op.check is not None and i.op.check.operand == n):
+            if isinstance(i.op, (Join, View)) or (i.op.check and can_fail(i) and i.op.check.operand == n):
                 return False
             if full and reduced:
                 if split is None or not _spreads(layout, split):

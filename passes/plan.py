@@ -370,28 +370,23 @@ class Planner:
         return self.overwrites[name]
 
     def _commit_last(self) -> None:
-        """Move the writers of state to the end; what cannot be written there yet is written elsewhere and copied last."""
+        """Move the writers of state to the end; what others read, or what cannot be written there yet, is copied last."""
         instructions = self.function.instructions
-        users = self.users
         writers: dict[Instruction, None] = {}
-        for i in instructions:
+        later_reads: list[tuple[DType, int, int]] = []
+        for i in reversed(instructions):
             writes = self._writes(i)
             if not writes:
                 continue
-            read_on = [u for r in i.results for u in self._readers(r, users)]
-            if read_on or can_fail(i, self.module) or not self._is_safe_alone(i):
-                for r, _ in writes:
+            written = {r for r, _ in writes}
+            early = any(r in written or u not in writers for r in i.results for u in self._readers(r, self.users))
+            late_reader = any(_overlap(a, b) for _, a in writes for b in later_reads)
+            if early or late_reader or can_fail(i, self.module) or not self._is_safe_alone(i):
+                for r in written:
                     r.place = None
             else:
                 writers[i] = None
-        later_reads: list[tuple[DType, int, int]] = []
-        for i in reversed(list(writers)):
-            writes = self._writes(i)
-            if any(_overlap(a, b) for _, a in writes for b in later_reads):
-                for r, _ in writes:
-                    r.place = None
-            later_reads += [region for _, region in self._reads(i)]
-        writers = {i: None for i in writers if self._writes(i)}
+                later_reads += [region for _, region in self._reads(i)]
         if not writers:
             return
         views = self._views_of(writers)
