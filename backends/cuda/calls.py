@@ -11,12 +11,21 @@ from .device import Launch
 
 @dataclass(frozen=True)
 class KernelCall:
-    """One kernel launch: its name, the arrays whose addresses it takes after the status, and a number behind those where it takes one."""
+    """One kernel launch: its name, the arrays that it reads and writes, in the order of its arguments, and a number before the last.
+
+    A kernel that writes nothing but the status is a check.
+    """
 
     name: str
     launch: Launch
-    refs: tuple[Ref, ...]
+    reads: tuple[Ref, ...]
+    writes: tuple[Ref, ...]
     data: int | None = None
+
+    @property
+    def refs(self) -> tuple[Ref, ...]:
+        """The arrays whose addresses it takes after the status."""
+        return (*self.reads, *self.writes)
 
     def __str__(self) -> str:
         x, y = self.launch.threads
@@ -40,6 +49,16 @@ class ProductCall:
     sizes: Sizes
     bias: Ref | None = None
     activation: str = "none"
+
+    @property
+    def reads(self) -> tuple[Ref, ...]:
+        """The arrays that it reads."""
+        return (self.a, self.b) if self.bias is None else (self.a, self.b, self.bias)
+
+    @property
+    def writes(self) -> tuple[Ref, ...]:
+        """The array that it writes."""
+        return (self.out,)
 
     def __str__(self) -> str:
         batches, m, k, n, ta, tb = self.sizes

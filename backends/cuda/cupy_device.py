@@ -1,6 +1,6 @@
 """A CUDA device through CuPy (memory, streams, graphs, NVRTC) and cuBLAS through nvmath's bindings.
 
-Nothing here knows programs.  All work goes to one stream, apart from batches that are copied ahead on a second one.
+Nothing here knows programs.  All work goes to one stream, apart from other lanes' and batches that are copied ahead on one of their own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from typing import Any
 
@@ -125,8 +125,10 @@ class CupyDevice(Device):
             major, minor = (runtime.deviceGetAttribute(a, number) for a in (_MAJOR, _MINOR))
         self.arch, self.tensor_cores = f"sm_{major}{minor}", major >= 8
         self._stream: int = self.stream.ptr
+        self._lanes: list[Any] = [self.stream]
         self._modules: dict[tuple[str, bool], int] = {}
-        self._handles: dict[bool, int] = {}
+        self._handles: dict[tuple[bool, int], int] = {}
+        self._workspaces: dict[int, Any] = {}
         self._said = False
 
     # Memory
@@ -222,10 +224,21 @@ class CupyDevice(Device):
             found.update({n: driver.moduleGetFunction(module, n) for n in names if f" {n}(" in source})
         return found
 
-    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[int]) -> Callable[[], None]:
+    def _lane(self, lane: int) -> Any:
+        while len(self._lanes) <= lane:
+            with self._device:
+                self._lanes.append(cupy.cuda.Stream(non_blocking=True))
+        return self._lanes[lane]
+
+    def edge(self, lane: int, to: int) -> tuple[Callable[[], None], Callable[[], None]]:
+        with self._device:
+            event = cupy.cuda.Event(disable_timing=True)
+        return partial(event.record, self._lane(lane)), partial(self._lane(to).wait_event, event)
+
+    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[int], lane: int = 0) -> Callable[[], None]:
         words = (ctypes.c_uint64 * len(arguments))(*arguments)
         places = (ctypes.c_void_p * len(arguments))(*[ctypes.addressof(words) + 8 * n for n in range(len(arguments))])
-        (x, y), stream, blocks, given = launch.threads, self._stream, launch.blocks, ctypes.addressof(places)
+        (x, y), stream, blocks, given = launch.threads, self._lane(lane).ptr, launch.blocks, ctypes.addressof(places)
 
         def start(held: Any = (words, places)) -> None:
             driver.launchKernel(kernel, blocks, 1, 1, x, y, 1, 0, stream, given, 0)
@@ -234,30 +247,34 @@ class CupyDevice(Device):
 
     # Products
 
-    @cached_property
-    def _workspace(self) -> Any:
-        return self.allocate(WORKSPACE)
+    def _workspace(self, lane: int) -> int:
+        if lane not in self._workspaces:
+            self._workspaces[lane] = self.allocate(WORKSPACE)
+        return self.address(self._workspaces[lane])
 
     @cached_property
     def _factors(self) -> dict[DType, Array]:
         """One and zero, where cuBLAS reads them."""
         return {d: np.array([1, 0], d.numpy) for d in DTYPES.values() if d.floating}
 
-    def _cublas(self, fast: bool) -> int:
-        if fast not in self._handles:
+    def _cublas(self, fast: bool, lane: int) -> int:
+        """The handle of a lane; all are set alike, so that every lane's products have the same bits."""
+        if (fast, lane) not in self._handles:
             self._here()
             handle = cublas.create()
-            cublas.set_stream(handle, self._stream)
-            cublas.set_workspace(handle, self._workspace.ptr, WORKSPACE)
+            cublas.set_stream(handle, self._lane(lane).ptr)
+            cublas.set_workspace(handle, self._workspace(lane), WORKSPACE)
             cublas.set_math_mode(handle, cublas.Math.TF32_TENSOR_OP_MATH if fast else cublas.Math.DEFAULT_MATH)
-            self._handles[fast] = handle
-        return self._handles[fast]
+            self._handles[fast, lane] = handle
+        return self._handles[fast, lane]
 
-    def product(self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, fast: bool) -> Callable[[], None]:
+    def product(
+        self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, fast: bool, lane: int = 0
+    ) -> Callable[[], None]:
         # cuBLAS has columns where we have rows: it computes the transpose, b' a'.
         batches, m, k, n, ta, tb = sizes
         narrow = _NARROW.get(dtype)
-        handle, factors = self._cublas(fast), self._factors[f32 if narrow is not None else dtype]
+        handle, factors = self._cublas(fast, lane), self._factors[f32 if narrow is not None else dtype]
         one, zero = factors.ctypes.data, factors.ctypes.data + factors.itemsize
         ops = (
             int(cublas.Operation.T if tb else cublas.Operation.N),
@@ -284,7 +301,7 @@ class CupyDevice(Device):
         return int(cublaslt.create())
 
     def layer(
-        self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, bias: int, activation: str
+        self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, bias: int, activation: str, lane: int = 0
     ) -> Callable[[], None]:
         # As in product: columns for rows, so the bias is along the rows of b' a'.
         _, m, k, n, ta, tb = sizes
@@ -312,7 +329,7 @@ class CupyDevice(Device):
         })  # fmt: skip
         found = np.zeros(1, np.dtype(cublaslt.matmul_heuristic_result_dtype))
         count = np.zeros(1, np.int32)
-        handle, workspace, stream = self._cublaslt, self._workspace.ptr, self._stream
+        handle, workspace, stream = self._cublaslt, self._workspace(lane), self._lane(lane).ptr
         try:
             cublaslt.matmul_algo_get_heuristic(
                 handle, work, first, second, result, result, preference, 1, found.ctypes.data, count.ctypes.data

@@ -36,6 +36,8 @@ class Device(ABC):
 
     Work is done in the order in which it is asked for, some time after it was asked for.  ``read`` and ``wait`` wait for it, and
     ``write`` takes what the array holds now.  Running out of memory is a ``MemoryError``.
+
+    Lanes run side by side.  Everything is on lane 0 unless another is named; ``edge`` makes one wait for another.
     """
 
     name: str = "cuda"
@@ -67,18 +69,24 @@ class Device(ABC):
         """The kernels of some sources by name."""
 
     @abstractmethod
-    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[int]) -> Callable[[], None]:
+    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[int], lane: int = 0) -> Callable[[], None]:
         """What starts a kernel whose arguments are addresses and 64-bit numbers."""
 
     @abstractmethod
-    def product(self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, fast: bool) -> Callable[[], None]:
+    def product(
+        self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, fast: bool, lane: int = 0
+    ) -> Callable[[], None]:
         """What computes ``out = a @ b``, row-major, at addresses.  No size is 0."""
 
     @abstractmethod
     def layer(
-        self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, bias: int, activation: str
+        self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, bias: int, activation: str, lane: int = 0
     ) -> Callable[[], None]:
         """What computes ``out = activation(a @ b + bias)`` of two matrices, in fast numerics."""
+
+    @abstractmethod
+    def edge(self, lane: int, to: int) -> tuple[Callable[[], None], Callable[[], None]]:
+        """What notes how far a lane has come, and what makes another wait until it was there."""
 
     def repeated(self, work: Callable[[], None]) -> Callable[[], None]:
         """Work that was done once before, made ready to be done often; here as it is."""

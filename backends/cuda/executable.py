@@ -13,6 +13,7 @@ from ..base import Bound, Executable, PlannedMemory
 from ..compiled.memory import Ref
 from .calls import Call, KernelCall
 from .device import ALIGNMENT, Device, DeviceArray, DeviceState
+from .lanes import BEGIN, EACH_LANE, LANES, Turn
 from .program import CudaProgram
 from .shortage import shortage
 
@@ -45,10 +46,11 @@ class CudaExecutable(Executable):
             self._own["constants"] = self.allocate(constants.nbytes)
         if constants.nbytes:
             device.write(self._own["constants"], 0, constants)
-        if program.counters:
-            self._own["counters"] = self.allocate(4 * program.counters)
-        if program.scratch:
-            self._own["scratch"] = self.allocate(program.scratch)
+        for name, size in (("counters", 4 * program.counters), ("scratch", program.scratch)):
+            if size:
+                self._own.update({f"{name} {lane}": self.allocate(size) for lane in range(LANES)})
+        if program.rows:
+            self._own["rows"] = self.allocate(program.rows)
         sizes = [v.type.nbytes for v in program.memory.outputs]
         self.reported = {n: size for n, size in enumerate(sizes) if size <= SMALL or self.commits}
         """Results that every step hands to the host, with their bytes."""
@@ -70,22 +72,37 @@ class CudaExecutable(Executable):
 
     # Launches
 
-    def launches(self, addresses: Mapping[str, int]) -> list[Callable[[], None]]:
-        """What starts each kernel and product, given where each buffer begins."""
-        status = self.device.address(self.report)
-        return [self._launch(call, addresses, status) for _, call in self.program.calls]
+    def launches(self, addresses: Mapping[str, int], beside: bool = False) -> list[Callable[[], None]]:
+        """What starts each kernel and product, given where each buffer begins; ``beside`` each other where no two buffers overlap."""
+        calls = [call for _, call in self.program.calls]
+        if not beside:
+            return [self._launch(call, addresses, 0) for call in calls]
+        turns, ends = self.program.lanes
+        before: dict[int, list[Callable[[], None]]] = {}
+        behind: dict[int, list[Callable[[], None]]] = {}
+        for n, turn in enumerate([*turns, Turn(0, ends)]):
+            for m in turn.after:
+                note, wait = self.device.edge(turns[m].lane if m != BEGIN else 0, turn.lane)
+                behind.setdefault(m, []).append(note)
+                before.setdefault(n, []).append(wait)
+        work = behind.get(BEGIN, [])
+        for n, (call, turn) in enumerate(zip(calls, turns, strict=True)):
+            work += [*before.get(n, ()), self._launch(call, addresses, turn.lane), *behind.get(n, ())]
+        return [*work, *before.get(len(calls), ())]
 
-    def _launch(self, call: Call, addresses: Mapping[str, int], status: int) -> Callable[[], None]:
+    def _launch(self, call: Call, addresses: Mapping[str, int], lane: int) -> Callable[[], None]:
+        def place(ref: Ref) -> int:
+            return addresses[f"{ref.buffer} {lane}" if ref.buffer in EACH_LANE else ref.buffer] + ref.offset
+
         if isinstance(call, KernelCall):
-            places = [status, *(addresses[r.buffer] + r.offset for r in call.refs)]
+            places = [self.device.address(self.report), *map(place, call.refs)]
             if call.data is not None:
                 places.insert(-1, call.data)
-            return self.device.launch(self._code[call.name], call.launch, places)
-        a, b, out = (addresses[r.buffer] + r.offset for r in (call.a, call.b, call.out))
+            return self.device.launch(self._code[call.name], call.launch, places, lane)
+        a, b, out = map(place, (call.a, call.b, call.out))
         if call.bias is None:
-            return self.device.product(call.a.dtype, a, b, out, call.sizes, self.program.fast)
-        bias = addresses[call.bias.buffer] + call.bias.offset
-        return self.device.layer(call.a.dtype, a, b, out, call.sizes, bias, call.activation)
+            return self.device.product(call.a.dtype, a, b, out, call.sizes, self.program.fast, lane)
+        return self.device.layer(call.a.dtype, a, b, out, call.sizes, place(call.bias), call.activation, lane)
 
     def own(self) -> dict[str, int]:
         """Where the program's own buffers begin."""
@@ -271,7 +288,7 @@ class _Side:
         report = device.address(executable.report)
         addresses.update({f"output {n}": report + start for n, start in executable.report_starts.items()})
         addresses.update({f"input {n}": begin + start for n, start in enumerate(self.starts)})
-        launches = executable.launches(addresses)
+        launches = executable.launches(addresses, beside=True)
         besides = [(self.where(executable.program.results[n]), target) for n, target in self.besides.items()]
 
         def work() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import PurePath
 
 from ...ir import Function, Instruction, Module, Value
 from ...ir.op import Control, Layout, Scatter
-from ...ir.types import key, u8
+from ...ir.types import u8
 from ...passes.fuse import form_of
 from ...passes.loops import Nest, grouped
 from ..base import Sizes
@@ -19,6 +20,7 @@ from .builder import HELPERS
 from .calls import Call, KernelCall, ProductCall
 from .device import Launch
 from .elements import WIDE_BYTES
+from .lanes import EACH_LANE, Turn, in_lanes, span
 from .nest import KernelWriter
 from .whole import WHOLE
 
@@ -38,26 +40,6 @@ def _ops(kernel: Function) -> list[str]:
     return [i.op.name for i in kernel.instructions]
 
 
-def _state_or(buffer: str) -> str:
-    """A buffer's name; of both sides of the state one."""
-    return buffer.replace("next ", "state ", 1)
-
-
-def _overlap(a: Ref, b: Ref) -> bool:
-    """Whether two arrays may share memory: new state may lie where the old one does."""
-
-    def span(ref: Ref) -> tuple[int, int]:
-        layout, item = ref.layout, ref.dtype.numpy.itemsize * (2 if ref.dtype is key else 1)
-        reach = [stride * (n - 1) for n, stride in zip(layout.shape, layout.strides, strict=True)]
-        low = layout.offset + sum(min(r, 0) for r in reach)
-        return ref.offset + low * item, ref.offset + (layout.offset + sum(max(r, 0) for r in reach) + 1) * item
-
-    if _state_or(a.buffer) != _state_or(b.buffer):
-        return False
-    (begin, end), (other, last) = span(a), span(b)
-    return begin < last and other < end
-
-
 class CudaProgram(Lowering[Call]):
     """The kernels of one program, each once, and its calls in order.
 
@@ -69,8 +51,8 @@ class CudaProgram(Lowering[Call]):
         super().__init__(function, module, fast)
         self.kernels: dict[str, str] = {}
         self.calls: list[tuple[Instruction | None, Call]] = []
-        self.counters = self.scratch = 0
-        """Words and bytes that the kernel that needs most of them shares among its blocks."""
+        self.counters = self.scratch = self.rows = 0
+        """Words and bytes that the kernel that needs most of them shares among its blocks, and bytes that one leaves to the next."""
         self._known: dict[object, tuple[str, Launch]] = {}
         self._inputs = {v: n for n, v in enumerate(function.inputs())}
         self._outputs = {v: n for n, v in reversed(list(enumerate(self.memory.outputs)))}
@@ -132,15 +114,26 @@ class CudaProgram(Lowering[Call]):
 
     @property
     def listing(self) -> str:
-        """Source, and the calls as comments with the user's lines."""
-        lines = [f"// {self.launches} launches"]
-        for i, call in self.calls:
+        """Source, and the calls as comments with the user's lines; those that run beside others are indented."""
+        turns, _ = self.lanes
+        beside = sum(turn.lane > 0 for turn in turns)
+        lines = [
+            f"// {self.launches} launches" + (f", {beside} of them (indented) on a second stream" if beside else "")
+        ]
+        for (i, call), turn in zip(self.calls, turns, strict=True):
             place = next(iter(i.location), None) if i is not None else None
-            lines.append(f"// {call}" + (f"  {PurePath(place.file).name}:{place.line}" if place is not None else ""))
+            user = f"  {PurePath(place.file).name}:{place.line}" if place is not None else ""
+            lines.append(f"// {'    ' * turn.lane}{call}{user}")
         return f"{self.source}\n" + "\n".join(lines) + "\n"
 
     def named(
-        self, form: object, hint: str, refs: Sequence[Ref], make: routines.Maker, data: int | None = None
+        self,
+        form: object,
+        hint: str,
+        reads: Sequence[Ref],
+        writes: Sequence[Ref],
+        make: routines.Maker,
+        data: int | None = None,
     ) -> KernelCall:
         """A call of the kernel of a form, which is written at its first use."""
         if form not in self._known:
@@ -151,15 +144,15 @@ class CudaProgram(Lowering[Call]):
             self._known[form] = name, launch
         name, launch = self._known[form]
         self.counters, self.scratch = max(self.counters, launch.counters), max(self.scratch, launch.scratch)
-        shared = [Ref(b, 0, u8, Layout.contiguous(())) for b in ("counters", "scratch")] if launch.counters else []
-        return KernelCall(name, launch, (*refs, *shared), data)
+        shared = [Ref(b, 0, u8, Layout.contiguous(())) for b in EACH_LANE] if launch.counters else []
+        return KernelCall(name, launch, tuple(reads), (*writes, *shared), data)
 
     # Pieces
 
     def kernel(self, function: Function, operands: Sequence[Ref], results: Sequence[Ref]) -> Call:
         layouts, targets = tuple(r.layout for r in operands), tuple(r.layout for r in results)
         aligned = tuple(r.offset % WIDE_BYTES == 0 for r in (*operands, *results))
-        apart = not any(_overlap(a, b) for a in operands for b in results)
+        apart = not any(span(a).meets(span(b)) for a in operands for b in results)
         form = (form_of(function), layouts, targets, aligned, apart)
 
         def make(name: str) -> tuple[str, Launch]:
@@ -169,7 +162,7 @@ class CudaProgram(Lowering[Call]):
         hint = (
             function.name if function.name != "k" else "_".join(["k", *(i.op.name for i in function.instructions[-1:])])
         )
-        return self.named(form, hint, (*operands, *results), make)
+        return self.named(form, hint, operands, results, make)
 
     def contract(self, i: Instruction, a: Ref, b: Ref, out: Ref, sizes: Sizes) -> Call:
         a, b, out = (r.started() for r in (a, b, out))
@@ -177,7 +170,7 @@ class CudaProgram(Lowering[Call]):
             return self.fill(out, 0)
         if not out.dtype.floating:
             form = ("product", out.dtype, sizes)
-            return self.named(form, "product", (a, b, out), lambda name: routines.product(out.dtype, sizes, name))
+            return self.named(form, "product", (a, b), (out,), lambda name: routines.product(out.dtype, sizes, name))
         return ProductCall(a, b, out, sizes)
 
     def scatter(self, op: Scatter, i: Instruction, part: Ref, index: Ref, out: Ref) -> Call:
@@ -186,7 +179,8 @@ class CudaProgram(Lowering[Call]):
         return self.named(
             form,
             "scatter_add",
-            [r.started() for r in (part, index, out)],
+            [part.started(), index.started()],
+            [out.started()],
             lambda name: routines.scatter_add(part.dtype, index.dtype, walk, name),
         )
 
@@ -198,7 +192,11 @@ class CudaProgram(Lowering[Call]):
         )
         form = ("argmax", x.dtype, kept, over, layout.offset)
         return self.named(
-            form, "argmax", (x, out.started()), lambda name: routines.argmax(x.dtype, kept, over, layout.offset, name)
+            form,
+            "argmax",
+            (x,),
+            (out.started(),),
+            lambda name: routines.argmax(x.dtype, kept, over, layout.offset, name),
         )
 
     def key(self, out: Ref, source: Ref, data: int | Ref) -> Call:
@@ -206,9 +204,15 @@ class CudaProgram(Lowering[Call]):
         if isinstance(data, Ref):
             dtype = data.dtype
             return self.named(
-                ("fold_in", dtype), "fold_in", (source, data.started(), out), lambda name: routines.fold_in(name, dtype)
+                ("fold_in", dtype),
+                "fold_in",
+                (source, data.started()),
+                (out,),
+                lambda name: routines.fold_in(name, dtype),
             )
-        return self.named(("fold_in", None), "fold_in", (source, out), lambda name: routines.fold_in(name, None), data)
+        return self.named(
+            ("fold_in", None), "fold_in", (source,), (out,), lambda name: routines.fold_in(name, None), data
+        )
 
     def check(self, i: Instruction, ref: Ref, number: int) -> Call:
         rule, types = i.op.check, tuple([o.type for o in i.operands])
@@ -216,7 +220,7 @@ class CudaProgram(Lowering[Call]):
         operand = types[rule.operand]
         form = ("check", number)
         return self.named(
-            form, f"check_{i.op.name}", (ref,),
+            form, f"check_{i.op.name}", (ref,), (),
             lambda name: routines.check(rule, operand, types, i.attrs, ref.layout, number, name),
         )  # fmt: skip
 
@@ -227,6 +231,11 @@ class CudaProgram(Lowering[Call]):
         self.calls += [(i, piece) for piece in pieces]
 
     # What it costs
+
+    @cached_property
+    def lanes(self) -> tuple[list[Turn], tuple[int, ...]]:
+        """The lane of every call, what it waits for there, and what the end waits for."""
+        return in_lanes([call for _, call in self.calls])
 
     @property
     def launches(self) -> int:

@@ -51,7 +51,8 @@ def _attention(program: CudaProgram, i: Instruction, operands: Sequence[Ref], re
         program.named(
             ("attention", dtype, tuple(layouts), out, *attrs),
             "attention",
-            (*operands, *results),
+            operands,
+            results,
             lambda name: attention.attention(layouts, out, dtype, *attrs, name),
         )
     ]
@@ -66,19 +67,21 @@ def _attention_grad(
     attrs, dtype = (i.attrs["causal"], i.attrs["scale"]), results[0].dtype
     form = (dtype, tuple(o.layout for o in operands), *attrs)
     rows = i.results[0].type.size // i.results[0].type.shape[-1]
-    stats = Ref("scratch", 0, f32, Layout.contiguous((2, rows)))
-    program.scratch = max(program.scratch, 8 * rows)
+    stats = Ref("rows", 0, f32, Layout.contiguous((2, rows)))
+    program.rows = max(program.rows, 8 * rows)
     return [
         program.named(
             ("dq", dq, *form),
             "attention_dq",
-            (*operands, results[0], stats),
+            operands,
+            [results[0], stats],
             lambda name: attention.query_gradient(others, dy, dq, dtype, *attrs, name),
         ),
         program.named(
             ("dk", dk, dv, *form),
             "attention_dk",
-            (*operands, *results[1:], stats),
+            operands,
+            [*results[1:], stats],
             lambda name: attention.key_gradient(others, dy, (dk, dv), dtype, *attrs, name),
         ),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 import tapeir as tp
 from tapeir import nn
+from tapeir.backends.cuda import lanes
+from tapeir.backends.cuda.executable import CudaExecutable
 from tapeir.ir.errors import NonFiniteError, OutOfRangeError
 
 from .device import needs_device, same
@@ -39,6 +42,32 @@ def test_losses_may_be_read_late(capsys: pytest.CaptureFixture[str]) -> None:
     assert [float(x) for x in losses] == [float(soon.step(*b)) for b in batches]
     assert all(same(a, state(soon)[n]) for n, a in state(late).items())
     assert late.step_count == 20
+    assert "not as one CUDA graph" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wait", [0.0, None, 1e9], ids=["lanes", "estimated", "one lane"])
+def test_products_beside_each_other_have_the_bits_of_the_tape(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wait: float | None
+) -> None:
+    if wait is not None:
+        monkeypatch.setattr(lanes, "WAIT", wait)
+    widths, random = (512, 1536, 1024, 10), np.random.default_rng(0)
+    x, y = random.standard_normal((1024, widths[0])).astype(np.float32), random.integers(0, widths[-1], 1024)
+
+    def made(backend: str) -> tp.Runtime:
+        layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.LayerNorm(b), nn.GELU())]
+        optimizer = tp.optim.Adam(lr=0.01)
+        return tp.Runtime(
+            nn.Sequential(*layers[:-2]), objective="cross_entropy", optimizer=optimizer, backend=backend, device="cuda"
+        )
+
+    eager, compiled = made("eager"), made("compiled")
+    for n in range(1, 7):
+        assert float(eager.step(x * n, y)) == float(compiled.step(x * n, y))
+    assert all(same(a, state(compiled)[n]) for n, a in state(eager).items())
+    (executable,) = compiled.artifacts.values()
+    assert isinstance(executable, CudaExecutable)
+    assert any(turn.lane for turn in executable.program.lanes[0]) == (wait != 1e9)
     assert "not as one CUDA graph" not in capsys.readouterr().err
 
 

@@ -20,9 +20,8 @@ import numpy as np
 from tapeir.backends.cuda import devices
 from tapeir.ir.types import Array, bf16, f16, f32, f64
 
-from .on_cpu import HEAD, compiled, contracted, with_epilogue
+from .on_cpu import HEAD, Queue, Work, compiled, contracted, with_epilogue
 
-Work = Callable[[], None]
 DEVICE = "tapeir.backends.cuda.cupy_device"
 
 
@@ -34,26 +33,19 @@ class OutOfMemoryError(MemoryError):
     """CuPy's."""
 
 
-class Stream:
-    """Work in order, done up to somewhere."""
+class Stream(Queue):
+    """A queue that other streams wait for, and that may be captured."""
 
     known: dict[int, Stream] = {}
 
     def __init__(self, non_blocking: bool = False) -> None:
+        super().__init__()
         self.ptr = 1000 + len(self.known)
         self.known[self.ptr] = self
-        self.work: list[Work] = []
-        self.done = 0
-        self.captured: list[Work] | None = None
+        self.capture: Capture | None = None
 
     def ask(self, work: Work) -> None:
-        (self.work if self.captured is None else self.captured).append(work)
-
-    def run(self, end: int | None = None) -> None:
-        end = len(self.work) if end is None else end
-        while self.done < end:
-            self.done += 1
-            self.work[self.done - 1]()
+        (self.work if self.capture is None else self.capture.works[self]).append(work)
 
     def record(self, event: Event | None = None) -> Event:
         event = event or Event()
@@ -61,6 +53,10 @@ class Stream:
         return event
 
     def wait_event(self, event: Event) -> None:
+        if event.capture is not None:
+            event.capture.wait(self, *event.at)
+            return
+        assert self.capture is None
         stream, end = event.at
         self.ask(lambda: stream.run(end))
 
@@ -75,14 +71,48 @@ class Event:
 
     def __init__(self, disable_timing: bool = False) -> None:
         self.at: tuple[Stream, int] = NULL, 0
+        self.capture: Capture | None = None
 
     def record(self, stream: Stream) -> None:
-        assert stream.captured is None
-        self.at = stream, len(stream.work)
+        self.capture = stream.capture
+        self.at = stream, len(stream.work if stream.capture is None else stream.capture.works[stream])
 
     def synchronize(self) -> None:
+        assert self.capture is None
         stream, end = self.at
         stream.run(end)
+
+
+class Capture:
+    """What streams are asked for while one of them, the first, is captured: those that wait for a captured event take part."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.works: dict[Stream, list[Work]] = {stream: []}
+        self.queues: dict[Stream, Queue] = {}
+        stream.capture = self
+
+    def wait(self, stream: Stream, other: Stream, end: int) -> None:
+        assert stream.capture in (None, self)
+        stream.capture = self
+        self.works.setdefault(stream, []).append(lambda: self.queues[other].run(end))
+        self.joined = (stream, other, end)
+
+    def ended(self, origin: Stream) -> None:
+        """Every stream that took part must have been waited for to its end."""
+        first, *others = self.works
+        assert first is origin
+        for stream in (first, *others):
+            stream.capture = None
+        for other in others:
+            assert self.joined == (first, other, len(self.works[other])), "cudaErrorStreamCaptureUnjoined"
+
+    def run(self, last_first: bool) -> None:
+        """A launch of the graph; of what streams may do in any order, the last does its work first, or the first."""
+        self.queues = {stream: Queue(work) for stream, work in self.works.items()}
+        for queue in sorted(
+            self.queues.values(), key=lambda q: q is self.queues[next(iter(self.works))] and last_first
+        ):
+            queue.run()
 
 
 NULL = Stream()
@@ -114,7 +144,7 @@ class FakeCuda:
         self.memory: list[Memory] = []
         self.libraries: list[Any] = []
         self.functions: list[Any] = []
-        self.graphs: list[list[Work]] = []
+        self.graphs: list[Capture] = []
         self.launched = self.replayed = 0
         self.room = 1 << 40
         self.cannot_capture = False
@@ -137,18 +167,19 @@ class FakeCuda:
     def begin_capture(self, stream: int, mode: int) -> None:
         if self.cannot_capture:
             raise CudaError("cudaErrorStreamCaptureUnsupported")
-        Stream.known[stream].captured = []
+        Capture(Stream.known[stream])
 
     def end_capture(self, stream: int) -> int:
-        found, Stream.known[stream].captured = Stream.known[stream].captured, None
+        found = Stream.known[stream].capture
         assert found is not None
+        found.ended(Stream.known[stream])
         self.graphs.append(found)
         return len(self.graphs) - 1
 
     def launch_graph(self, graph: int, stream: int) -> None:
         self.replayed += 1
-        for work in self.graphs[graph]:
-            Stream.known[stream].ask(work)
+        last_first = self.replayed % 2 == 0
+        Stream.known[stream].ask(lambda: self.graphs[graph].run(last_first))
 
     def compile(self, source: str, options: tuple[str, ...]) -> bytes:
         assert f"--gpu-architecture=sm_{self.capability[0]}{self.capability[1]}" in options
@@ -195,16 +226,20 @@ class Blas:
         DEFAULT_MATH, TF32_TENSOR_OP_MATH = 0, 3
 
     def __init__(self, cuda: FakeCuda) -> None:
-        self.cuda, self.stream = cuda, NULL
+        self.cuda = cuda
+        self.streams: list[Stream] = []
+        self.workspaces: dict[int, Stream] = {}
 
     def create(self) -> int:
-        return 1
+        self.streams.append(NULL)
+        return len(self.streams)
 
     def set_stream(self, handle: int, stream: int) -> None:
-        self.stream = Stream.known[stream]
+        self.streams[handle - 1] = Stream.known[stream]
 
     def set_workspace(self, handle: int, workspace: int, nbytes: int) -> None:
         assert workspace % 256 == 0
+        assert self.workspaces.setdefault(workspace, self.streams[handle - 1]) is self.streams[handle - 1]
 
     def set_math_mode(self, handle: int, mode: int) -> None:
         assert mode in (0, 3)
@@ -213,7 +248,7 @@ class Blas:
         def gemm(handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, *rest: int) -> None:
             a, lda, b, ldb, beta, c, ldc = rest
             assert (lda, ldb, ldc) == (k if ta else m, n if tb else k, m)
-            self._ask(kind, (alpha, beta), a, b, c, (1, n, k, m, bool(tb), bool(ta)))
+            self._ask(handle, kind, (alpha, beta), a, b, c, (1, n, k, m, bool(tb), bool(ta)))
 
         return gemm
 
@@ -221,7 +256,7 @@ class Blas:
         def gemm(handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, *rest: int) -> None:
             a, lda, sa, b, ldb, sb, beta, c, ldc, sc, batches = rest
             assert (lda, ldb, ldc, sa, sb, sc) == (k if ta else m, n if tb else k, m, m * k, n * k, m * n)
-            self._ask(kind, (alpha, beta), a, b, c, (batches, n, k, m, bool(tb), bool(ta)))
+            self._ask(handle, kind, (alpha, beta), a, b, c, (batches, n, k, m, bool(tb), bool(ta)))
 
         return gemm
 
@@ -231,9 +266,9 @@ class Blas:
         a, kind, lda, sa, b, same, ldb, sb, beta, c, also, ldc, sc, batches, compute, algo = rest
         assert (same, also, compute, algo) == (kind, kind, self.ComputeType.COMPUTE_32F, -1)
         assert (lda, ldb, ldc, sa, sb, sc) == (k if ta else m, n if tb else k, m, m * k, n * k, m * n)
-        self._ask({2: f16, 14: bf16}[kind], (alpha, beta), a, b, c, (batches, n, k, m, bool(tb), bool(ta)))
+        self._ask(handle, {2: f16, 14: bf16}[kind], (alpha, beta), a, b, c, (batches, n, k, m, bool(tb), bool(ta)))
 
-    def _ask(self, kind: Any, factors: tuple[int, int], a: int, b: int, c: int, sizes: Any) -> None:
+    def _ask(self, handle: int, kind: Any, factors: tuple[int, int], a: int, b: int, c: int, sizes: Any) -> None:
         read = ctypes.c_double if kind is f64 else ctypes.c_float
         assert [read.from_address(f).value for f in factors] == [1.0, 0.0]
 
@@ -241,7 +276,7 @@ class Blas:
             self.cuda.launched += 1
             contracted(kind, b, a, c, sizes)
 
-        self.stream.ask(compute)
+        self.streams[handle - 1].ask(compute)
 
 
 class BlasLt(types.ModuleType):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tapeir.backends import kernels
 from tapeir.backends.base import Sizes
@@ -22,6 +24,7 @@ from tapeir.backends.compiled import lower
 from tapeir.backends.cuda.attention import TENSOR_CORES
 from tapeir.backends.cuda.device import ALIGNMENT, Device, Launch
 from tapeir.backends.cuda.executable import CudaExecutable
+from tapeir.backends.cuda.lanes import LANES
 from tapeir.backends.cuda.program import CudaProgram
 from tapeir.ir import OPS, Module
 from tapeir.ir.types import Array, DType, bf16, f16
@@ -30,6 +33,11 @@ from tapeir.passes import UNFUSED
 once = pytest.mark.skipif(
     kernels.table().name != "native",
     reason="CUDA text does not depend on the kernel table: it is tested beside the native one",
+)
+fuzzed = settings(
+    max_examples=int(os.environ.get("TAPEIR_FUZZ", "60")) // 10,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
 SHIM = Path(__file__).with_name("shim.h")
 HEAD = re.compile(r'extern "C" __global__ void __launch_bounds__\(\d+\) (\w+)\((.*)\) \{')
@@ -142,15 +150,65 @@ def with_epilogue(dtype: DType, a: int, b: int, out: int, sizes: Sizes, bias: in
     y.reshape(m, n)[...] = total
 
 
+Work = Callable[[], None]
+
+
+class Queue:
+    """Work in order, done up to somewhere."""
+
+    def __init__(self, work: Sequence[Work] = ()) -> None:
+        self.work = list(work)
+        self.done = 0
+
+    def run(self, end: int | None = None) -> None:
+        end = len(self.work) if end is None else end
+        while self.done < end:
+            self.done += 1
+            self.work[self.done - 1]()
+
+
 class CpuDevice(Device):
-    """The host as a device: memory is NumPy's, kernels are compiled behind the shim, products are the kernel table's."""
+    """The host as a device: memory is NumPy's, kernels are compiled behind the shim, products are the kernel table's.
+
+    Work is done when memory is used.  Of what lanes may do in any order, ``first`` is done first.
+    """
 
     def __init__(self) -> None:
         self.launched = 0
         self.compiled: dict[str, Any] = {}
+        self.lanes = [Queue() for _ in range(LANES)]
+        self.first = 0
+        self.held: list[Array] = []
+        """Memory that was given back: work that is still to be done may use it."""
+
+    def done(self) -> None:
+        """Do all work."""
+        for queue in sorted(self.lanes, key=lambda q: q is not self.lanes[self.first]):
+            queue.run()
+
+    def edge(self, lane: int, to: int) -> tuple[Work, Work]:
+        queue, noted = self.lanes[lane], 0
+
+        def note() -> None:
+            nonlocal noted
+            noted = len(queue.work)
+
+        def wait() -> None:
+            end = noted
+            self.lanes[to].work.append(lambda: queue.run(end))
+
+        return note, wait
+
+    def _asked(self, lane: int, work: Work) -> Work:
+        def start() -> None:
+            self.launched += 1
+            self.lanes[lane].work.append(work)
+
+        return start
 
     def allocate(self, nbytes: int, zeroed: bool = True) -> Array:
         raw = np.zeros(nbytes + 2 * ALIGNMENT, np.uint8)
+        self.held.append(raw)
         start = -raw.ctypes.data % ALIGNMENT
         return raw[start : start + nbytes + 8]
 
@@ -158,12 +216,15 @@ class CpuDevice(Device):
         return int(memory.ctypes.data)
 
     def write(self, memory: Any, offset: int, array: Array) -> None:
+        self.done()
         memory[offset : offset + array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)
 
     def read(self, memory: Any, offset: int, out: Array) -> None:
+        self.done()
         out.reshape(-1).view(np.uint8)[:] = memory[offset : offset + out.nbytes]
 
     def copy(self, to: Any, to_offset: int, source: Any, offset: int, nbytes: int) -> None:
+        self.done()
         to[to_offset : to_offset + nbytes] = source[offset : offset + nbytes]
 
     def compile(self, sources: Sequence[str], names: Sequence[str], fast: bool) -> dict[str, Any]:
@@ -174,19 +235,16 @@ class CpuDevice(Device):
             kernels.update({n: getattr(self.compiled[source], f"run_{n}") for n in names if f" {n}(" in source})
         return kernels
 
-    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[int]) -> Callable[[], None]:
+    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[int], lane: int = 0) -> Work:
         words = (ctypes.c_uint64 * len(arguments))(*arguments)
-
-        def start() -> None:
-            self.launched += 1
-            kernel(words, launch.blocks, *launch.threads)
-
-        return start
+        return self._asked(lane, lambda: kernel(words, launch.blocks, *launch.threads))
 
     def upload(self, memory: Any, pinned: Array, aside: bool = False) -> None:
+        self.done()
         memory[: pinned.nbytes] = pinned
 
     def download(self, memory: Any, offset: int, pinned: Array) -> None:
+        self.done()
         pinned[:] = memory[offset : offset + pinned.nbytes]
 
     def mark(self) -> Any:
@@ -195,21 +253,13 @@ class CpuDevice(Device):
     def wait(self, mark: Any) -> None:
         """Everything is done at once."""
 
-    def product(self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, fast: bool) -> Callable[[], None]:
-        def compute() -> None:
-            self.launched += 1
-            contracted(dtype, a, b, out, sizes)
-
-        return compute
+    def product(self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, fast: bool, lane: int = 0) -> Work:
+        return self._asked(lane, lambda: contracted(dtype, a, b, out, sizes))
 
     def layer(
-        self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, bias: int, activation: str
-    ) -> Callable[[], None]:
-        def compute() -> None:
-            self.launched += 1
-            with_epilogue(dtype, a, b, out, sizes, bias, activation)
-
-        return compute
+        self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, bias: int, activation: str, lane: int = 0
+    ) -> Work:
+        return self._asked(lane, lambda: with_epilogue(dtype, a, b, out, sizes, bias, activation))
 
 
 def executable(

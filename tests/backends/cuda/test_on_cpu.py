@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from outcomes import SUMS, agree, outcome
 from strategies import Program, inputs_of, programs, update_programs
 
@@ -18,10 +17,9 @@ from tapeir.backends.eager import EagerBackend
 from tapeir.ir import Module, parse
 from tapeir.ir.types import Array, bf16
 
-from .on_cpu import CpuDevice, compiler, executable, once
+from .on_cpu import CpuDevice, compiler, executable, fuzzed, once
 
 pytestmark = [once, pytest.mark.skipif(compiler() is None, reason="needs a C++20 compiler")]
-EXAMPLES = int(os.environ.get("TAPEIR_FUZZ", "60")) // 10
 REGRESSIONS = sorted((Path(__file__).parents[1] / "regressions").glob("*.ir"))
 
 
@@ -30,13 +28,6 @@ def check(module: Module, arrays: Sequence[Array]) -> None:
     expected, found = outcome(executable(module, fused=False).run, arrays), outcome(fused.run, arrays)
     assert agree(expected, found), f"{expected!r} is not {found!r}\n{fused.program.listing}"
     assert agree(expected, outcome(fused.run, arrays)), f"the second run differs\n{fused.program.listing}"
-
-
-fuzzed = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
-)
 
 
 @fuzzed
