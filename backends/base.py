@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from ..ir.types import Array, TensorType, f32, f64
 from .state import State
 
 GROUP = "tapeir.backends"
+T = TypeVar("T")
 Bound = Callable[..., tuple[Array, ...]]
 Sizes = tuple[int, int, int, int, bool, bool]
 """Of a product: batches, m, k, n, whether a and whether b is transposed."""
@@ -42,11 +44,23 @@ class PlannedMemory(int):
         return cls(arena + besides, values + besides, bound + besides)
 
 
+def timed(do: Callable[[T], None], things: Iterable[T]) -> list[float]:
+    """The seconds that doing something takes with each of some things, in order."""
+    clock = time.perf_counter
+    found: list[float] = []
+    for x in things:
+        begin = clock()
+        do(x)
+        found.append(clock() - begin)
+    return found
+
+
 class Steps(Protocol):
     """A compiled program run kernel by kernel: ``function`` is what it was made from, and each of its instructions a kernel.
 
     ``write`` and ``read`` reach the memory in which the program itself keeps a value; ``run`` runs its own code for one instruction, and
-    ``kernel`` is the name of that code in ``Executable.kernels`` (of an instruction without code, its op's).
+    ``kernel`` is the name of that code in ``Executable.kernels`` (of an instruction without code, its op's).  ``times`` runs
+    instructions in order and tells how many seconds each took.
     """
 
     function: Function
@@ -58,6 +72,9 @@ class Steps(Protocol):
     def run(self, i: Instruction) -> None: ...
 
     def kernel(self, i: Instruction) -> str: ...
+
+    def times(self, instructions: Sequence[Instruction]) -> list[float]:
+        return timed(self.run, instructions)
 
 
 class Executable:

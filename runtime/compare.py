@@ -15,7 +15,7 @@ import numpy as np
 
 from ..backends.base import Backend, Executable, Steps, compile_module, get
 from ..backends.eager import host_or
-from ..backends.eager.interpret import run_instruction, values_of
+from ..backends.eager.interpret import values_of
 from ..ir import Function, Instruction, IRError, Location, Module, Value
 from ..ir.errors import BackendError
 from ..ir.op import Composite, Contract, Control, Reduce, Scatter, Source, View
@@ -208,7 +208,7 @@ class _Search:
         program: Executable,
         steps: Steps,
     ) -> None:
-        self.backend, self.device = backend, device
+        self.backend, self.device, self.on = backend, device, host_or(device)
         self.module, self.tape, self.provenance, self.steps = module, tape, provenance, steps
         self.planned: Module | None = getattr(program, "module", None)
         self.names = Names(steps.function)
@@ -257,10 +257,12 @@ class _Search:
         body: dict[Value, Array] | None = None
         kernel = self._body(i)
         if kernel is not None:
-            body = values_of(kernel, operands, self.planned)
+            body = values_of(kernel, operands, self.planned, self.on)
             interpreted = tuple([body[v] for v in kernel.results])
         else:
-            interpreted = _interpreted(i, operands, self.planned)
+            with np.errstate(all="ignore"):
+                given = list(map(self.on.array, operands))
+                interpreted = tuple([np.asarray(a) for a in self.on.run(i, given, self.planned)])
         try:
             self.steps.run(i)
         except IRError as error:
@@ -307,11 +309,6 @@ class _Search:
         if kernel is None or body is None:
             return ""
         return _op_that_differs(self.backend, self.device, kernel, self.planned, body)[0]
-
-
-def _interpreted(i: Instruction, operands: Sequence[Array], module: Module | None) -> tuple[Array, ...]:
-    with np.errstate(all="ignore"):
-        return run_instruction(i, list(operands), module)
 
 
 def _kernel_name(i: Instruction, steps: Steps) -> str:

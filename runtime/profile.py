@@ -14,16 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import Executable, State, get
-from ..backends.base import Steps, compile_module
+from ..backends import Executable, get
+from ..backends.base import Steps, compile_module, timed
 from ..backends.eager import Interpreter
-from ..backends.eager.interpret import run_instruction
+from ..backends.eager.interpret import Host
+from ..backends.state import state_on
 from ..ir import OPS, Function, Instruction, Location, Module, Value
 from ..ir.op import Contract, Control, Gather, Source, View
 from ..ir.types import Array
 from ..passes.rewrite import splat_of
 
 WARM_UP = 3
+CALLS = 1000
+"""Calls that do nothing, timed to know what timing costs."""
 FEWEST, MOST = 5, 400
 """Rounds, however long or short one is."""
 
@@ -90,11 +93,11 @@ def profile(
     program = compile_module(get(backend), module, name, device, {"numerics": numerics})
     steps: Steps | None
     if isinstance(program, Interpreter):
-        steps = _OpByOp(program.function, module)
+        steps = _OpByOp(program.function, module, program.on)
     else:
         steps = program.steps()
     kernels, rounds = ((), 0) if steps is None else _kernels(program, steps, arrays, seconds)
-    whole = median(repeated(_whole(program, arrays), seconds))
+    whole = median(repeated(_whole(program, arrays, device), seconds))
     around = median(repeated(call, seconds)) if call is not None else None
     return Profile(name, kernels, whole, around, rounds, steps is not None)
 
@@ -112,10 +115,10 @@ def repeated(call: Callable[[], Any], seconds: float) -> list[float]:
     return times
 
 
-def _whole(program: Executable, arrays: Sequence[Array]) -> Callable[[], Any]:
+def _whole(program: Executable, arrays: Sequence[Array], device: str) -> Callable[[], Any]:
     """The program in one call on state of its own, which no call changes."""
     f = program.function
-    state = State({v.name or "": v.type for v, _ in f.state()})
+    state = state_on(device, {v.name or "": v.type for v, _ in f.state()})
     given = list(zip(f.arguments, f.roles, arrays, strict=True))
     state.load({v.name or "": a for v, role, a in given if role not in ("input", None)})
     inputs = [a for _, role, a in given if role in ("input", None)]
@@ -128,22 +131,17 @@ def _kernels(
 ) -> tuple[tuple[Timed, ...], int]:
     """The instructions that have code, timed in the order of the program, the slowest first; and how many rounds there were."""
     instructions, arguments = steps.function.instructions, steps.function.arguments
-    clock, run, rounds = time.perf_counter, steps.run, list[list[float]]()
+    clock, rounds = time.perf_counter, list[list[float]]()
     end = clock() + seconds
     with np.errstate(all="ignore"):
         while len(rounds) < WARM_UP + FEWEST or (len(rounds) < WARM_UP + MOST and clock() < end):
             for value, array in zip(arguments, arrays, strict=True):
                 steps.write(value, array)
-            times: list[float] = []
-            for i in instructions:
-                begin = clock()
-                run(i)
-                times.append(clock() - begin)
-            rounds.append(times)
+            rounds.append(steps.times(instructions))
     medians = [median(column) for column in zip(*rounds[WARM_UP:], strict=True)]
     free = {i for i in instructions if not _has_code(i, program, steps)}
     costless = None if isinstance(program, Interpreter) else next((i for i in instructions if i in free), None)
-    cost = _cost_of_a_call(run, costless)
+    cost = _cost_of_timing(steps, costless)
     listed = [
         _timed(program, steps, i, max(taken - cost, 0.0))
         for i, taken in zip(instructions, medians, strict=True)
@@ -160,15 +158,9 @@ def _nothing(i: Any) -> None:
     """What a call costs that does nothing."""
 
 
-def _cost_of_a_call(run: Callable[[Instruction], None], free: Instruction | None) -> float:
+def _cost_of_timing(steps: Steps, free: Instruction | None) -> float:
     """Seconds that timing adds to an instruction: those of running one that has no code."""
-    clock, times = time.perf_counter, list[float]()
-    call: Callable[[Any], None] = _nothing if free is None else run
-    for _ in range(1000):
-        begin = clock()
-        call(free)
-        times.append(clock() - begin)
-    return median(times)
+    return median(timed(_nothing, [free] * CALLS) if free is None else steps.times([free] * CALLS))
 
 
 def _timed(program: Executable, steps: Steps, i: Instruction, seconds: float) -> Timed:
@@ -213,21 +205,22 @@ def _bytes(i: Instruction) -> int:
     return sum(read.values()) + sum(r.type.nbytes for r in i.results)
 
 
-class _OpByOp:
+class _OpByOp(Steps):
     """The interpreter's steps: each op on the arrays of those before it."""
 
-    def __init__(self, function: Function, module: Module | None) -> None:
-        self.function, self._module = function, module
-        self._known: dict[Value, Array] = {}
+    def __init__(self, function: Function, module: Module | None, on: Host) -> None:
+        self.function, self._module, self._on = function, module, on
+        self._known: dict[Value, Any] = {}
 
     def write(self, value: Value, array: Array) -> None:
-        self._known[value] = np.asarray(array)
+        self._known[value] = self._on.array(array)
 
     def read(self, value: Value) -> Array:
-        return self._known[value]
+        return np.asarray(self._known[value])
 
     def run(self, i: Instruction) -> None:
-        arrays = run_instruction(i, [self._known[o] for o in i.operands], self._module)
+        arrays = self._on.run(i, [self._known[o] for o in i.operands], self._module)
+        self._on.wait()
         self._known.update(zip(i.results, arrays, strict=True))
 
     def kernel(self, i: Instruction) -> str:

@@ -375,7 +375,7 @@ def _contents(i: Instruction, module: Module) -> list[str]:
     return [*ops, *[f"{p.file}:{p.line}" for p in i.location]]
 
 
-class _LlvmSteps:
+class _LlvmSteps(Steps):
     """A program's steps run one by one on memory of their own."""
 
     def __init__(self, program: LlvmProgram) -> None:

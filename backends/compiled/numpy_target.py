@@ -413,7 +413,7 @@ class NumpyProgram(Executable):
         )
 
 
-class _NumpySteps:
+class _NumpySteps(Steps):
     """A program's lines run instruction by instruction; errors are ignored as in the program."""
 
     def __init__(self, program: NumpyProgram) -> None:

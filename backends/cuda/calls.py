@@ -51,6 +51,11 @@ class ProductCall:
     activation: str = "none"
 
     @property
+    def name(self) -> str:
+        """What stands for the library's kernel."""
+        return "gemm" if self.bias is None else "gemm_bias"
+
+    @property
     def reads(self) -> tuple[Ref, ...]:
         """The arrays that it reads."""
         return (self.a, self.b) if self.bias is None else (self.a, self.b, self.bias)

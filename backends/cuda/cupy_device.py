@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property, partial
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,14 @@ cupy: Any = import_module("cupy")
 cublas: Any = import_module("nvmath.bindings.cublas")
 cublaslt: Any = import_module("nvmath.bindings.cublasLt")
 driver, nvrtc, runtime = (getattr(cupy.cuda, name) for name in ("driver", "nvrtc", "runtime"))
+HOLD = """extern "C" __global__ void __launch_bounds__(1) hold(unsigned long long cycles) {
+  const long long begin = clock64();
+  while ((unsigned long long)(clock64() - begin) < cycles) {}
+}
+"""
+"""A kernel that only takes time."""
+HELD = 30_000
+"""Cycles, about as long as it takes to ask for a kernel and to record an event."""
 WORKSPACE = 32 << 20
 """Bytes that cuBLAS works in: given once, because it must not allocate while a graph is recorded."""
 EXACT = ("--fmad=false", "--std=c++17", "-default-device")
@@ -195,6 +204,19 @@ class CupyDevice(Device):
 
     def wait(self, mark: Any) -> None:
         mark.synchronize()
+
+    def times(self, work: Sequence[Callable[[], None]]) -> list[float]:
+        kernels = self.compile([HOLD], ["hold"], False)
+        with self._device:
+            events = [cupy.cuda.Event() for _ in range(len(work) + 1)]
+        # The device is kept busy until all work is asked for: what lies between two events is then nothing but work.
+        self.launch(kernels["hold"], Launch(1, (1, 1)), [HELD * len(work)])()
+        events[0].record(self.stream)
+        for piece, event in zip(work, events[1:], strict=True):
+            piece()
+            event.record(self.stream)
+        events[-1].synchronize()
+        return [cupy.cuda.get_elapsed_time(a, b) / 1e3 for a, b in pairwise(events)]
 
     def used(self) -> Mapping[str, int]:
         with self._device:

@@ -12,7 +12,7 @@ import numpy as np
 from ...ir.errors import BackendError
 from ...ir.types import Array, DType, TensorType
 from ...passes.plan import state_layout
-from ..base import Sizes
+from ..base import Sizes, timed
 from ..state import state_sizes
 
 ALIGNMENT = 256
@@ -113,6 +113,16 @@ class Device(ABC):
     @abstractmethod
     def wait(self, mark: Any) -> None:
         """Wait until what a mark stands for is done."""
+
+    def times(self, work: Sequence[Callable[[], None]]) -> list[float]:
+        """Do pieces of work in order; the seconds that each took on the device."""
+
+        def do(piece: Callable[[], None]) -> None:
+            piece()
+            self.wait(self.mark())
+
+        self.wait(self.mark())
+        return timed(do, work)
 
     def take(self, array: Any, floating: DType | None = None) -> DeviceArray | None:
         """An array that lies on this device, in rows and with floats in a dtype, copied only for that; None for one that lies elsewhere."""

@@ -54,6 +54,9 @@ class DeviceOps(Host):
         self.device.write(made.memory, 0, np.ascontiguousarray(data))
         return made
 
+    def wait(self) -> None:
+        self.device.wait(self.device.mark())
+
     def run(self, i: Instruction, arrays: Sequence[Any], module: Module | None = None) -> tuple[Any, ...]:
         types = tuple([o.type for o in i.operands])
         try:

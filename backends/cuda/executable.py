@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Function, IRError, Value
+from ...ir import Function, IRError, Module, Value
 from ...ir.types import Array
-from ..base import Bound, Executable, PlannedMemory
+from ..base import Bound, Executable, PlannedMemory, Steps
 from ..compiled.memory import Ref
 from .calls import Call, KernelCall
 from .device import ALIGNMENT, Device, DeviceArray, DeviceState
 from .lanes import BEGIN, EACH_LANE, LANES, Turn
 from .program import CudaProgram
 from .shortage import shortage
+from .steps import CudaSteps
 
 STATUS_BYTES = 64
 WITH_THE_STEP = 1 << 16
@@ -116,6 +117,30 @@ class CudaExecutable(Executable):
         self.device.write(self.report, 0, np.zeros(STATUS_BYTES, np.uint8))
         return self.program.fails[int(words[0]) - 1](words[1:].copy())
 
+    def raise_failure(self) -> None:
+        """Wait, and raise what the calls so far failed with."""
+        status = np.zeros(STATUS_BYTES, np.uint8)
+        self.device.read(self.report, 0, status)
+        error = self.failure(status)
+        if error is not None:
+            raise error
+
+    def memories(self, state: DeviceState) -> dict[str, Any]:
+        """The program's own buffers and those of the state, by name."""
+        which = state.current
+        found = dict(self._own)
+        for side, chosen in (("state", which), ("next", which if self.commits else 1 - which)):
+            found.update({f"{side} {d.name}": b for d, b in state.buffers(chosen).items()})
+        return found
+
+    @property
+    def module(self) -> Module:
+        """The planned module around the program's function."""
+        return self.program.module
+
+    def steps(self) -> Steps:
+        return CudaSteps(self)
+
     # Called with arrays
 
     def accept(self, value: Value, array: Any) -> Any:
@@ -163,11 +188,7 @@ class CudaExecutable(Executable):
         for launch in self._last[1]:
             launch()
         if self.program.fails:
-            status = np.zeros(STATUS_BYTES, np.uint8)
-            device.read(self.report, 0, status)
-            error = self.failure(status)
-            if error is not None:
-                raise error
+            self.raise_failure()
         for n, (ref, result) in enumerate(zip(self.program.results, results, strict=True)):
             if ref.buffer == f"output {n}":
                 continue
@@ -243,12 +264,7 @@ class _Side:
 
     def memories(self) -> dict[str, Any]:
         """All buffers but those of the inputs, by name, for the current side of the state."""
-        state, which = self.state, self.state.current
-        found = {**self.executable._own, **self.outputs}  # pyright: ignore[reportPrivateUsage]
-        new = which if self.executable.commits else 1 - which
-        for side, chosen in (("state", which), ("next", new)):
-            found.update({f"{side} {d.name}": b for d, b in state.buffers(chosen).items()})
-        return found
+        return {**self.executable.memories(self.state), **self.outputs}
 
     def start(self, given: Sequence[Any]) -> Run:
         """Begin a step, after the one before on this side, and after those of other programs: what stops them would not stop this one."""

@@ -102,10 +102,10 @@ class CudaProgram(Lowering[Call]):
 
     @property
     def described(self) -> dict[str, list[str]]:
-        """Kernels by name, each with the ops and the source lines in it."""
+        """Kernels and products by name, each with the ops and the source lines in it."""
         found: dict[str, dict[str, None]] = {}
         for i, call in self.calls:
-            if i is None or not isinstance(call, KernelCall):
+            if i is None:
                 continue
             ops = [i.op.name] if not isinstance(i.op, Control) else _ops(self.module[i.attrs[i.op.bodies[0]]])
             lines = [f"{PurePath(place.file).name}:{place.line}" for place in i.location]

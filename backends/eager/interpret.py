@@ -122,6 +122,9 @@ class Host:
         """The results of one instruction; errors name its line."""
         return run_instruction(i, arrays, module)
 
+    def wait(self) -> None:
+        """Wait until all ops are done."""
+
 
 HOST = Host()
 

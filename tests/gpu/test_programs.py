@@ -19,6 +19,7 @@ from tapeir.backends.eager.interpret import HOST
 from tapeir.ir import OPS, Function, GraphBuilder, IRError, Module, parse
 from tapeir.ir.op import Control
 from tapeir.ir.types import Array, DType, Shape, bf16, f16, f32, f64
+from tapeir.runtime import profile as profiling
 from tapeir.runtime.entries import function_of
 from tapeir.runtime.model_file import batch_types, load
 from tapeir.runtime.trainer import Advanced
@@ -114,8 +115,24 @@ def test_compare_finds_no_difference() -> None:
     (advanced, batches), *_ = trainers(EXAMPLES[0], "float32", ("compiled", "cuda"))
     runtime = advanced.runtime
     module = runtime.module(*batches[0])
-    found = tp.debug.compare(module, "train_step", runtime.arguments(module["train_step"], *batches[0]), device="cuda")
+    arrays = runtime.arguments(module["train_step"], *batches[0])
+    found = tp.debug.compare(module, "train_step", arrays, device="cuda")
     assert found.grade == "none"
+    assert found.kernels > 5
+
+
+@pytest.mark.parametrize("backend", ["compiled", "eager"])
+def test_profile_times_every_kernel(backend: str) -> None:
+    (advanced, batches), *_ = trainers(EXAMPLES[0], "float32", ("compiled", "cuda"))
+    module = advanced.runtime.module(*batches[0])
+    arrays = advanced.runtime.arguments(module["train_step"], *batches[0])
+    found = profiling.profile(module, "train_step", arrays, backend=backend, device="cuda", seconds=0.2)
+    assert found.apart
+    assert found.total > 0
+    assert all(0 <= k.seconds < 0.1 for k in found.kernels)
+    assert any(k.flops for k in found.kernels)
+    if backend == "compiled":  # small kernels take microseconds; asking for one takes longer
+        assert found.total < 2e-5 * len(found.kernels)
 
 
 # Fast numerics

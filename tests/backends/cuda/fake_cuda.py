@@ -70,6 +70,7 @@ class Event:
     """A place in a stream."""
 
     def __init__(self, disable_timing: bool = False) -> None:
+        self.timed = not disable_timing
         self.at: tuple[Stream, int] = NULL, 0
         self.capture: Capture | None = None
 
@@ -81,6 +82,16 @@ class Event:
         assert self.capture is None
         stream, end = self.at
         stream.run(end)
+
+
+def elapsed(begin: Event, end: Event) -> float:
+    """Milliseconds between two events of one stream: one for each piece of work between them."""
+    assert begin.timed
+    assert end.timed
+    (stream, first), (same, last) = begin.at, end.at
+    assert stream is same
+    assert stream.done >= last
+    return float(last - first)
 
 
 class Capture:
@@ -421,6 +432,7 @@ def modules(cuda: FakeCuda) -> dict[str, Any]:
     in_cuda = module(
         "cupy.cuda", driver=driver, nvrtc=nvrtc, runtime=runtime, Device=Device, Stream=Stream, Event=Event, alloc=cuda.alloc,
         alloc_pinned_memory=pinned, memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError), get_current_stream=lambda: NULL,
+        get_elapsed_time=elapsed,
     )  # fmt: skip
     cupy = module("cupy", cuda=in_cuda, get_default_memory_pool=lambda: pool)
     cuda.blas_lt = lt = BlasLt(cuda)

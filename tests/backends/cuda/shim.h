@@ -34,6 +34,7 @@ void shim_mma(float *c, const float *a, const float *b);
 void shim_launch(void (*kernel)(unsigned long long *), unsigned long long *arguments, unsigned blocks, unsigned x, unsigned y, bool together);
 }
 
+static inline long long clock64() { static long long now = 0; return now += 1000; }
 static inline float __uint_as_float(unsigned x) { float y; std::memcpy(&y, &x, 4); return y; }
 static inline float __int_as_float(int x) { float y; std::memcpy(&y, &x, 4); return y; }
 static inline int __float_as_int(float x) { int y; std::memcpy(&y, &x, 4); return y; }
