@@ -9,16 +9,19 @@ A kernel is one nest of loops over ``outer x n x inner`` elements (``passes/loop
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from ..ir import Function, GraphBuilder, Instruction, Location, Module, Symbol, Value
 from ..ir.composite import can_fail
+from ..ir.literal import Literal
 from ..ir.op import (
     OPS,
     Gather,
     Source,
     View,
 )
+from ..ir.print import attribute
 from ..ir.types import key
 from .grouping import Fuser, Group, find
 from .loops import Nest, UnfitError
@@ -58,7 +61,8 @@ class _Rewriter:
     def run(self) -> bool:
         """Rewrite the function; whether anything was fused."""
         fused: dict[Instruction, _Kernel] = {}
-        for kernel in sorted(self.kernels, key=lambda k: self.fuser.position[k.ops[-1]]):
+        position = self.fuser.position
+        for kernel in sorted(self.kernels, key=lambda k: max(map(position.__getitem__, k.ops))):
             if self.refusals[kernel] is None and self.fuser.context.spend("fuse", kernel.ops[-1]):
                 fused.update(dict.fromkeys(kernel.group.members, kernel))
         if fused:
@@ -106,7 +110,7 @@ class _Rewriter:
             seen.add(i)
             pending += i.operands
         needed.update(fuser.source(a)[0] for a in arguments)
-        ops = sorted(seen, key=fuser.position.__getitem__)
+        ops = _in_order(results, seen)
         order: dict[Value, None] = {}
         for i in ops:
             order.update((o, None) for o in i.operands if o in arguments)
@@ -201,12 +205,30 @@ class _Rewriter:
         return {i: n for i, n in places.items() if i in live}
 
 
+def _in_order(results: Sequence[Value], inside: Set[Instruction]) -> list[Instruction]:
+    """Some instructions, each behind its operands and those of no other: kernels that compute the same are written alike."""
+    found: dict[Instruction, None] = {}
+    pending = [(v, False) for v in reversed(results)]
+    while pending:
+        v, ready = pending.pop()
+        i = v.owner
+        if i is None or i not in inside or i in found:
+            continue
+        if ready:
+            found[i] = None
+        else:
+            pending.append((v, True))
+            pending += [(o, False) for o in reversed(i.operands)]
+    return list(found)
+
+
 def form_of(function: Function) -> object:
     """A kernel without names and locations."""
     numbers: dict[Value, int] = {v: n for n, v in enumerate(function.arguments)}
     lines: list[object] = [tuple(str(a.type) for a in function.arguments)]
     for i in function.instructions:
-        lines.append((i.op.name, tuple(numbers[o] for o in i.operands), tuple((k, str(v)) for k, v in i.attrs.items())))
+        attrs = tuple((k, v if isinstance(v, Literal) else attribute(v)) for k, v in i.attrs.items())
+        lines.append((i.op.name, tuple(numbers[o] for o in i.operands), attrs))
         for r in i.results:
             numbers[r] = len(numbers)
     lines.append(tuple(numbers[r] for r in function.results))
