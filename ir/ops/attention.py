@@ -44,7 +44,7 @@ class _Attention(Composite):
             raise DtypeError(f"attention of {q}, {k}, {v}\n  rule: one dtype")
         lead = q.shape[:-2]
         if (
-            q.rank < 2
+            not q.rank == k.rank == v.rank >= 2
             or k.shape[:-2] != lead
             or v.shape[:-2] != lead
             or q.shape[-1] != k.shape[-1]

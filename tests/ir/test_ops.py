@@ -36,10 +36,12 @@ from tapeir.ir import (
     Absent,
     BackendError,
     Builder,
+    DtypeError,
     GraphBuilder,
     Module,
     Op,
     Sample,
+    ShapeError,
     TensorType,
     forward,
     parse,
@@ -47,7 +49,7 @@ from tapeir.ir import (
     reverse,
 )
 from tapeir.ir.op import Composite, Control, Elementwise, Gather, Join, Layout, Reduce, Scatter, View
-from tapeir.ir.types import Array, Shape, bf16, f16, f32, f64, key, type_of
+from tapeir.ir.types import Array, Shape, bf16, bool_, f16, f32, f64, i64, key, type_of
 
 # Ops that own functions cannot be sampled: their operands are those of a function of some module.
 NAMES = sorted(name for name, op in OPS.items() if not isinstance(op, Control))
@@ -218,6 +220,26 @@ CHECKS: dict[str, Callable[[Op, Sample], None]] = {
 def test_samples(name: str, check: str) -> None:
     for sample in samples(name):
         CHECKS[check](OPS[name], sample)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_operands_of_other_types_give_types_or_an_error(name: str) -> None:
+    op, met = OPS[name], set[object]()
+    others = [TensorType(d, s) for d in (f32, i64, bool_, key) for s in ((), (0,), (3,), (2, 3), (3, 2), (2, 1, 3))]
+    for sample in op.samples(np.random.default_rng(0)):
+        types, attrs = tuple(map(type_of, sample.operands)), op.attributes(sample.attrs)
+        form = (types, repr(attrs))
+        if form in met or len(met) > 20:
+            continue
+        met.add(form)
+        counts = range(len(types) + 2) if op.arity is None else [len(types)]
+        replaced = [(*types[:n], other, *types[n + 1 :]) for n in range(len(types)) for other in others]
+        for operands in [*replaced, *[(other,) * n for n in counts for other in others]]:
+            try:
+                found = op.result_types(operands, attrs)
+            except (ShapeError, DtypeError):
+                continue
+            assert all(isinstance(t, TensorType) for t in found)
 
 
 @pytest.mark.parametrize("name", NAMES)
