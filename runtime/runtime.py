@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backends import Backend, Executable, get, kernels
+from ..backends import Backend, Executable, get
 from ..backends.base import Bound, compile_module
 from ..backends.cuda.device import DeviceArray
 from ..backends.eager import Tape, host_or
@@ -21,17 +20,11 @@ from ..backends.state import state_on
 from ..frontend.convert import to_array
 from ..frontend.nn import Module, Objective, objective
 from ..frontend.optim import OPTIMIZERS, SGD, Optimizer
-from ..frontend.tensor import Tensor
 from ..ir import (
     BackendError,
-    Builder,
     CheckpointError,
-    Frame,
     Function,
-    GraphBuilder,
     TensorType,
-    TraceError,
-    frame,
     philox,
 )
 from ..ir import Module as IRModule
@@ -40,6 +33,7 @@ from ..ir.types import Array, DType, bf16, dtype, f32, f64, key, type_of
 from . import checkpoint
 from .entries import STEP, Declarations, Setting, function_of, record, state_types
 from .guard import is_finite, nonfinite_error
+from .initial import first_state
 from .reference import wide_values
 
 FORMAT = 1
@@ -159,7 +153,7 @@ class Runtime:
         self._choose(backend, numerics, guard)
         self._on: Any = host_or(device)
         self._state = state_on(device, state_types(self.setting))
-        self._state.load(self._initial())
+        self._state.load(first_state(self.setting, self._key))
 
     # Construction and settings
 
@@ -201,25 +195,6 @@ class Runtime:
         self.artifacts.clear()
         self._compiled.clear()
         return self
-
-    def _initial(self) -> dict[str, Array]:
-        """The first state: parameters and buffers from their initialisers, slots from the optimiser's, step 0."""
-        setting, arrays = self.setting, dict[str, Array]()
-        declared = {**setting.declared.parameters, **setting.declared.buffers}
-        types = setting.declared.types(setting.dtype)
-        for name, item in declared.items():
-            seeded = philox.fold_in(self._key, philox.site_word(f"init:{name}"))
-            array = _initialised(item, seeded)
-            if array.shape != item.shape:
-                raise ValueError(f"the initialiser of {name} gave shape {array.shape}, not {item.shape}")
-            arrays[name] = array.astype(types[name].dtype.numpy)
-        for name in setting.declared.parameters:
-            tape = Tape()
-            with frame(Frame(tape)):
-                slots = setting.optimizer.init(Builder(tape), types[name])
-            arrays.update({f"optimizer/{slot}/{name}": value.array for slot, value in slots.items()})
-        arrays[STEP] = np.zeros((), np.int64)
-        return arrays
 
     # Running
 
@@ -512,32 +487,6 @@ def entries_module(setting: Setting, name: str, types: Sequence[TensorType]) -> 
 def _type(array: Any) -> TensorType:
     """The type of an array on the host or a device."""
     return array.type if isinstance(array, DeviceArray) else type_of(array)
-
-
-COMPILED_INIT = 1 << 20
-"""Elements from which an initialiser is compiled, which takes longer to begin and is many times as quick."""
-
-
-def _initialised(item: Any, seeded: Array) -> Array:
-    """What an initialiser makes of a key, in f64; compiled or on a tape, which give the same bits."""
-    seed_type = TensorType(key, ())
-    if math.prod(item.shape) >= COMPILED_INIT and kernels.table().name == "native":
-        graph = GraphBuilder()
-        argument = graph.argument(seed_type, "key")
-        try:
-            with frame(Frame(graph, dtype=f64)):
-                made = item.init(Tensor(argument), item.shape)
-        except TraceError:  # it looks at values, which only a tape has
-            made = None
-        if isinstance(made, Tensor):
-            function = graph.function("init", [(argument, "input")], [(made.value, None)])
-            return compile_module(get("compiled"), IRModule("init", [function]), "init", "cpu").run([seeded])[0]
-        if made is not None:
-            return np.asarray(made)
-    tape = Tape()
-    with frame(Frame(tape, dtype=f64)):
-        made = item.init(Tensor(tape.argument(seed_type, array=seeded)), item.shape)
-    return made.value.array if isinstance(made, Tensor) else np.asarray(made)
 
 
 def _objective(spec: Any) -> Objective:
