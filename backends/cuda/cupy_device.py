@@ -147,10 +147,10 @@ class CupyDevice(Device):
         try:
             with self._device, self.stream:
                 memory = cupy.cuda.alloc(size)
-                if zeroed:
-                    runtime.memsetAsync(memory.ptr, 0, size, self._stream)
         except cupy.cuda.memory.OutOfMemoryError as error:
             raise MemoryError(str(error)) from None
+        if zeroed:
+            self.clear(memory, 0, size)
         return memory
 
     def address(self, memory: Any) -> int:
@@ -163,6 +163,10 @@ class CupyDevice(Device):
                 memory.ptr + offset, array.ctypes.data, array.nbytes, runtime.memcpyHostToDevice, self._stream
             )
             runtime.streamSynchronize(self._stream)
+
+    def clear(self, memory: Any, offset: int, nbytes: int) -> None:
+        self._here()
+        runtime.memsetAsync(memory.ptr + offset, 0, nbytes, self._stream)
 
     def read(self, memory: Any, offset: int, out: Array) -> None:
         self._here()

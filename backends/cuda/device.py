@@ -57,6 +57,10 @@ class Device(ABC):
         """Copy a contiguous array from the host."""
 
     @abstractmethod
+    def clear(self, memory: Any, offset: int, nbytes: int) -> None:
+        """Make bytes 0."""
+
+    @abstractmethod
     def read(self, memory: Any, offset: int, out: Array) -> None:
         """Copy to a contiguous array on the host, when everything before is done."""
 
@@ -226,6 +230,11 @@ class DeviceArray:
         return f"DeviceArray({self.__array__()!r}, {self.type}, {self.device.name})"
 
 
+def _is_zero(array: Array) -> bool:
+    """Whether an array is one number everywhere, all of whose bits are 0."""
+    return array.size > 0 and not any(array.strides) and not any(np.asarray(array.flat[0], array.dtype).tobytes())
+
+
 class DeviceState:
     """As ``State``, in a device's memory: what is read from it are copies on the host.
 
@@ -290,6 +299,9 @@ class DeviceState:
             slot, type_ = self.slots[name], self.types[name]
             if isinstance(array, DeviceArray):
                 self.device.copy(new[slot.dtype], slot.offset, array.memory, array.offset, type_.nbytes)
+                continue
+            if _is_zero(np.asarray(array)):
+                self.device.clear(new[slot.dtype], slot.offset, type_.nbytes)
                 continue
             data = np.ascontiguousarray(np.broadcast_to(array, type_.array_shape), type_.dtype.numpy)
             self.device.write(new[slot.dtype], slot.offset, data)

@@ -219,6 +219,10 @@ class CpuDevice(Device):
         self.done()
         memory[offset : offset + array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)
 
+    def clear(self, memory: Any, offset: int, nbytes: int) -> None:
+        self.done()
+        memory[offset : offset + nbytes] = 0
+
     def read(self, memory: Any, offset: int, out: Array) -> None:
         self.done()
         out.reshape(-1).view(np.uint8)[:] = memory[offset : offset + out.nbytes]
