@@ -282,7 +282,8 @@ class Nest:
         elif isinstance(op, Gather):
             if self.is_picked(i):
                 walk = op.walk(tuple([o.type for o in i.operands]), **i.attrs)
-                row = (self.kept, walk.size) == (walk.outer, math.prod(d.size for d in self.dims if d.role == REDUCED))
+                reduced = [d.size for d in self.dims if d.role == REDUCED]
+                row = bool(reduced) and (self.kept, walk.size) == (walk.outer, math.prod(reduced))
                 if not row or walk.count != 1 or walk.inner != 1 or walk.shared or access != self.reduced():
                     raise UnfitError("a gather meets its operand in another order")
                 yield i.operands[1], access
