@@ -33,10 +33,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write files of which each appears whole, and none before all are on the disk."""
+    """Write files of which each appears whole, and none before all are on the disk; pipes and devices are written to, not replaced."""
     staged: dict[Path, Path] = {}
     try:
         for path, content in contents.items():
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                path.write_bytes(content)
+                continue
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}.{os.getpid()}")
             with temporary.open("wb") as file:

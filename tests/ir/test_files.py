@@ -303,6 +303,17 @@ def test_writing_atomically_replaces_the_whole_file(tmp_path: Path) -> None:
     assert files(path.parent) == {"a": b"new"}
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, b"text")
+    assert os.read(reader, 10) == b"text"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
     (tmp_path / "bom.ir").write_bytes(b"\xef\xbb\xbfmodule @m {}\r\n")
     assert ir.load(tmp_path / "bom.ir") == Module("m")
