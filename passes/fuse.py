@@ -15,12 +15,7 @@ from dataclasses import dataclass
 from ..ir import Function, GraphBuilder, Instruction, Location, Module, Symbol, Value
 from ..ir.composite import can_fail
 from ..ir.literal import Literal
-from ..ir.op import (
-    OPS,
-    Gather,
-    Source,
-    View,
-)
+from ..ir.op import OPS, Gather, Source, View
 from ..ir.print import attribute
 from ..ir.types import key
 from .grouping import Fuser, Group, find

@@ -102,7 +102,7 @@ def _spreads(layout: Layout | None, split: Shape) -> bool:
 
 
 class Fuser:
-    """Groups the ops of one function and rewrites it; those in ``alone`` stay as they are."""
+    """Groups the ops of one function; those in ``alone`` stay as they are."""
 
     def __init__(self, module: Module, function: Function, context: Context, alone: Set[Instruction]) -> None:
         self.module, self.function, self.context, self.alone = module, function, context, alone

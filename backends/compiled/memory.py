@@ -40,6 +40,27 @@ class Ref(NamedTuple):
         return self._replace(layout=Layout(shape, Layout.contiguous(shape).strides, self.layout.offset))
 
 
+class Span(NamedTuple):
+    """Bytes ``begin`` to ``end`` of a buffer."""
+
+    buffer: str
+    begin: int
+    end: int
+
+    def meets(self, other: Span) -> bool:
+        """Whether two spans share bytes."""
+        return self.buffer == other.buffer and self.begin < other.end and other.begin < self.end
+
+
+def span(ref: Ref) -> Span:
+    """The bytes that an array reaches over; of both sides of the state one, since new state may lie where the old one does."""
+    layout, item = ref.layout, ref.dtype.numpy.itemsize * (2 if ref.dtype is key else 1)
+    reach = [stride * (n - 1) for n, stride in zip(layout.shape, layout.strides, strict=True)]
+    low = layout.offset + sum(min(r, 0) for r in reach)
+    high = layout.offset + sum(max(r, 0) for r in reach) + 1
+    return Span(ref.buffer.replace("next ", "state ", 1), ref.offset + low * item, ref.offset + high * item)
+
+
 def same_bytes(a: Ref, b: Ref) -> bool:
     """Whether two refs are the same elements of the same memory."""
 

@@ -11,16 +11,18 @@ from .device import Launch
 
 @dataclass(frozen=True)
 class KernelCall:
-    """One kernel launch: its name, the arrays that it reads and writes, in the order of its arguments, and a number before the last.
-
-    A kernel that writes nothing but the status is a check.
-    """
+    """One kernel launch: its name, the arrays that it reads and writes, in the order of its arguments, and a number before the last."""
 
     name: str
     launch: Launch
     reads: tuple[Ref, ...]
     writes: tuple[Ref, ...]
     data: int | None = None
+
+    @property
+    def checks(self) -> bool:
+        """Whether it writes nothing but the status."""
+        return not self.writes
 
     @property
     def refs(self) -> tuple[Ref, ...]:

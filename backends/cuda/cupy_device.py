@@ -1,6 +1,6 @@
 """A CUDA device through CuPy (memory, streams, graphs, NVRTC) and cuBLAS through nvmath's bindings.
 
-Nothing here knows programs.  All work goes to one stream, apart from other lanes' and batches that are copied ahead on one of their own.
+Nothing here knows programs.  All work goes to one stream; other lanes, and batches that are copied ahead, have streams of their own.
 """
 
 from __future__ import annotations

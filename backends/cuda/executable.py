@@ -74,7 +74,10 @@ class CudaExecutable(Executable):
     # Launches
 
     def launches(self, addresses: Mapping[str, int], beside: bool = False) -> list[Callable[[], None]]:
-        """What starts each kernel and product, given where each buffer begins; ``beside`` each other where no two buffers overlap."""
+        """What starts each kernel and product, given where each buffer begins.
+
+        With ``beside`` they are in lanes, which takes that no two buffers share memory.
+        """
         calls = [call for _, call in self.program.calls]
         if not beside:
             return [self._launch(call, addresses, 0) for call in calls]

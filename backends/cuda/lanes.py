@@ -10,8 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ...ir.types import key
-from ..compiled.memory import Ref
+from ..compiled.memory import Span, span
 from .calls import Call, KernelCall, ProductCall
 
 LANES = 2
@@ -31,33 +30,11 @@ class Turn(NamedTuple):
     after: tuple[int, ...]
 
 
-class Span(NamedTuple):
-    """Bytes ``begin`` to ``end`` of a buffer."""
-
-    buffer: str
-    begin: int
-    end: int
-
-    def meets(self, other: Span) -> bool:
-        """Whether two spans share bytes."""
-        return self.buffer == other.buffer and self.begin < other.end and other.begin < self.end
-
-
-def span(ref: Ref) -> Span:
-    """The bytes that an array reaches over; of both sides of the state one, since new state may lie where the old one does."""
-    layout, item = ref.layout, ref.dtype.numpy.itemsize * (2 if ref.dtype is key else 1)
-    reach = [stride * (n - 1) for n, stride in zip(layout.shape, layout.strides, strict=True)]
-    low = layout.offset + sum(min(r, 0) for r in reach)
-    high = layout.offset + sum(max(r, 0) for r in reach) + 1
-    return Span(ref.buffer.replace("next ", "state ", 1), ref.offset + low * item, ref.offset + high * item)
-
-
 def _reads_and_writes(call: Call) -> tuple[list[Span], list[Span]]:
-    reads, writes = call.reads, call.writes
-    found = [[span(r) for r in refs if r.buffer not in EACH_LANE] for refs in (reads, writes)]
+    reads, writes = ([span(r) for r in refs if r.buffer not in EACH_LANE] for refs in (call.reads, call.writes))
     if isinstance(call, KernelCall):  # the status is read by every kernel and written by those that check
-        found[0 if writes else 1].append(Span("status", 0, 1))
-    return found[0], found[1]
+        (writes if call.checks else reads).append(Span("status", 0, 1))
+    return reads, writes
 
 
 class _Needs:

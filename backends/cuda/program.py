@@ -13,14 +13,14 @@ from ...passes.fuse import form_of
 from ...passes.loops import Nest, grouped
 from ..base import Sizes
 from ..compiled.lowering import Lowering
-from ..compiled.memory import Ref
+from ..compiled.memory import Ref, span
 from . import routines
 from .attention import TENSOR_CORES
 from .builder import HELPERS
 from .calls import Call, KernelCall, ProductCall
 from .device import Launch
 from .elements import WIDE_BYTES
-from .lanes import EACH_LANE, Turn, in_lanes, span
+from .lanes import EACH_LANE, Turn, in_lanes
 from .nest import KernelWriter
 from .whole import WHOLE
 

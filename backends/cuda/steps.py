@@ -10,10 +10,9 @@ import numpy as np
 from ...ir import Instruction, Value
 from ...ir.types import Array
 from ..base import Steps
-from ..compiled.memory import Ref, window
+from ..compiled.memory import Ref, span, window
 from .calls import Call, KernelCall
 from .device import DeviceState
-from .lanes import span
 
 if TYPE_CHECKING:
     from .executable import CudaExecutable
@@ -61,7 +60,7 @@ class CudaSteps(Steps):
 
     def run(self, i: Instruction) -> None:
         self._start(i)
-        if any(isinstance(call, KernelCall) and not call.writes for call in self._calls.get(i, ())):
+        if any(isinstance(call, KernelCall) and call.checks for call in self._calls.get(i, ())):
             self._executable.raise_failure()
 
     def _start(self, i: Instruction) -> None:

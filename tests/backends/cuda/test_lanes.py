@@ -22,7 +22,7 @@ from tapeir.backends.cuda.program import CudaProgram
 from tapeir.ir.types import TensorType, f32, i64
 
 from .fake_cuda import FakeCuda, fake_cuda
-from .on_cpu import compiler, executable, fuzzed, once, program_of
+from .on_cpu import CpuDevice, compiler, executable, fuzzed, once, program_of
 
 pytestmark = once
 runs = pytest.mark.skipif(compiler() is None, reason="needs a C++20 compiler")
@@ -58,8 +58,9 @@ def test_no_order_changes_a_bit(program: Program) -> None:
         patch.setattr(lanes, "WAIT", 0.0)
         for first in (0, 1):
             made = executable(program.module, fused=False)
-            made.launches = partial(made.launches, beside=True)  # type: ignore[method-assign]
-            made.device.first = first  # type: ignore[attr-defined]
+            assert isinstance(made.device, CpuDevice)
+            made.device.first = first
+            patch.setattr(made, "launches", partial(made.launches, beside=True))
             found = outcome(made.run, program.arrays)
             assert agree(expected, found), f"{expected!r} is not {found!r}\n{made.program.listing}"
 
