@@ -160,12 +160,24 @@ def _slice(draw: Draw, shape: Shape) -> dict[str, Shape]:
     return {"start": tuple(start), "stop": tuple(stop), "step": step}
 
 
+def _windows(draw: Draw, shape: Shape, axes: int | None = None) -> dict[str, Shape]:
+    """Windows over some last axes, or just over ``axes`` of them."""
+    m: int = draw(st.integers(0, len(shape))) if axes is None else axes
+    while any(n == 0 for n in shape[len(shape) - m :]):
+        m -= 1
+    sides = shape[len(shape) - m :]
+    size = tuple(draw(st.integers(1, min(n, 3))) for n in sides)
+    dilation = tuple(draw(st.integers(1, (n - 1) // (k - 1))) if k > 1 else 1 for n, k in zip(sides, size, strict=True))
+    return {"size": size, "stride": tuple(draw(st.integers(1, 3)) for _ in sides), "dilation": dilation}
+
+
 VIEWS: dict[str, Callable[[Draw, Shape], dict[str, Any]]] = {
     "reshape": lambda draw, shape: {"shape": _factors(draw, math.prod(shape))},
     "permute_dims": lambda draw, shape: {"axes": tuple(draw(st.permutations(range(len(shape)))))},
     "broadcast_to": lambda draw, shape: {"shape": _wider(draw, shape)},
     "flip": lambda draw, shape: {"axes": _subset(draw, len(shape))},
     "slice": _slice,
+    "windows": _windows,
 }
 """Attributes of each view op for an operand's shape."""
 
@@ -182,6 +194,24 @@ def view_samples(draw: Draw, name: str) -> Sample:
     d: DType = draw(st.sampled_from([f64, f64, f32, i64, bool_]))
     shape: Shape = draw(shapes())
     return Sample((fill(draw(generators()), TensorType(d, shape), d is not f64),), VIEWS[name](draw, shape), d is f64)
+
+
+@st.composite
+def windowed_samples(draw: Draw, name: str) -> Sample:
+    """Operands of the ops that see their last axes through windows."""
+    d: DType = draw(st.sampled_from([f64, f64, f32]))
+    random = draw(generators())
+    shape: Shape = draw(shapes(2 if name == "conv" else 0, max_size=9).filter(lambda s: 0 not in s[2:]))
+    attrs: dict[str, Any] = _windows(draw, shape, len(shape) - 2 if name == "conv" else None)
+    if name.endswith("pool"):
+        return Sample((fill(random, TensorType(d, shape), False),), attrs, d is f64)
+    size = attrs.pop("size")
+    if name == "conv":
+        attrs["groups"] = draw(st.sampled_from([n for n in (1, 2, 3) if shape[1] % n == 0]))
+        kernel = (attrs["groups"] * draw(st.integers(0, 3)), shape[1] // attrs["groups"], *size)
+        return Sample(tuple(fill(random, TensorType(d, s), False) for s in (shape, kernel)), attrs, d is f64)
+    windows = OPS["windows"].result_types((TensorType(d, shape),), {"size": size, **attrs})[0]
+    return Sample((fill(random, windows, False),), {"shape": shape[len(shape) - len(size) :], **attrs}, d is f64)
 
 
 def _pad(draw: Draw, rank: int) -> dict[str, Shape]:
@@ -376,7 +406,8 @@ class _Growth:
             return None
         name = self.one(tuple(VIEWS))
         attrs = VIEWS[name](self.draw, x.type.shape)
-        if math.prod(attrs.get("shape", ())) > MAX_SIZE or len(attrs.get("shape", ())) > 5:
+        made = OPS[name].result_types((x.type,), attrs)[0]
+        if made.size > MAX_SIZE or made.rank > 5:
             return None
         return getattr(self.build, name)(x, **attrs)
 
@@ -458,6 +489,28 @@ class _Growth:
             return self.build.cross_entropy(x, self.build.literal(self.random.integers(0, t.shape[1], t.shape[0])))
         return getattr(self.build, name)(x, axis=self.draw(st.integers(0, t.rank - 1)))
 
+    def windowed(self) -> Value | None:
+        """Pools, convolutions, and sums of windows."""
+        x = self.pick(lambda t: t.dtype in FLOATS and t.rank > 0 and t.size > 0)
+        if x is None:
+            return None
+        name = self.one(("max_pool", "avg_pool", "overlap_add", "conv"))
+        if name == "conv":
+            shape = x.type.shape if x.type.rank > 2 else (1, 1, *x.type.shape)
+            x = x if x.type.rank > 2 else self.build.reshape(x, shape=shape)
+            attrs = _windows(self.draw, shape[2:], len(shape) - 2)
+            groups = self.one([n for n in (1, 2, 3) if shape[1] % n == 0])
+            weight = self.partner(
+                x.type.with_shape((groups * self.one((1, 2)), shape[1] // groups, *attrs.pop("size")))
+            )
+            return self.build.conv(x, weight, groups=groups, **attrs)
+        attrs = _windows(self.draw, x.type.shape)
+        if name != "overlap_add":
+            return getattr(self.build, name)(x, **attrs)
+        made = self.build.windows(x, **attrs)
+        shape = x.type.shape[x.type.rank - len(attrs.pop("size")) :]
+        return self.build.overlap_add(self.partner(made.type), shape=shape, **attrs) if made.type.size < 400 else None
+
     def source(self) -> Value | None:
         shape: Shape = self.draw(shapes(1, 3))
         if math.prod(shape) > MAX_SIZE:
@@ -519,7 +572,7 @@ class _Growth:
             self.unary, self.binary, self.binary, self.view, self.unary, self.view, self.view, self.reduce, self.compare, self.where,
             self.view, self.unary, self.reduce, self.binary,
             self.cast, self.concat, self.pad, self.indexed, self.matmul, self.composite, self.source, self.draws, self.again,
-            self.bitcast,
+            self.bitcast, self.windowed,
         )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ from .arithmetic import (
     subtract,
     tanh,
 )
+from .convolution import avg_pool, conv, max_pool
 from .creation import arange, full, one_hot, ones, ones_like, random_normal, random_uniform, zeros, zeros_like
 from .indexing import index, take, take_along_axis
 from .logic import (
@@ -98,6 +99,7 @@ __all__ = [
     "argmax",
     "argmin",
     "astype",
+    "avg_pool",
     "bitwise_and",
     "bitwise_invert",
     "bitwise_left_shift",
@@ -108,6 +110,7 @@ __all__ = [
     "ceil",
     "clip",
     "concat",
+    "conv",
     "cos",
     "cross_entropy",
     "divide",
@@ -143,6 +146,7 @@ __all__ = [
     "matmul",
     "matrix_transpose",
     "max",
+    "max_pool",
     "maximum",
     "mean",
     "min",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from ...ir.errors import ShapeError
 from ...ir.record import here
@@ -112,12 +112,15 @@ class LayerNorm(Module):
         return ops.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
-class BatchNorm1d(Module):
-    """Normalisation of each channel of ``[N, C]`` or ``[N, C, L]``, then ``* weight + bias`` (Ioffe and Szegedy, arXiv:1502.03167).
+class _BatchNorm(Module):
+    """Batch normalisation of the second axis (Ioffe and Szegedy, arXiv:1502.03167).
 
     Train mode uses the batch's mean and biased variance and moves ``running_mean`` and ``running_var`` (unbiased) towards the
     batch's by ``momentum``; eval mode uses the running values.
     """
+
+    shapes: ClassVar[tuple[str, ...]]
+    """What may come in, by rank."""
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
@@ -127,20 +130,17 @@ class BatchNorm1d(Module):
         self.running_var = Buffer(num_features, 1.0)
 
     def forward(self, x: Any) -> Any:
-        type_ = as_value(x).type
-        if type_.rank not in (2, 3) or type_.shape[1] != self.num_features:
-            raise ShapeError(
-                f"BatchNorm1d({self.num_features}) of {type_}\n  rule: [N, {self.num_features}] or [N, {self.num_features}, L]",
-                here(),
-            )
+        type_, name = as_value(x).type, type(self).__name__
+        ranks = [shape.count(",") + 1 for shape in self.shapes]
+        if type_.rank not in ranks or type_.shape[1] != self.num_features:
+            rule = " or ".join(shape.replace("C", str(self.num_features)) for shape in self.shapes)
+            raise ShapeError(f"{name}({self.num_features}) of {type_}\n  rule: {rule}", here())
         channel = (1, self.num_features, *[1] * (type_.rank - 2))
         axes = tuple(a for a in range(type_.rank) if a != 1)
         if self.training:
             count = type_.size // max(self.num_features, 1)
             if count < 2:
-                raise ShapeError(
-                    f"BatchNorm1d of {type_} in train mode\n  rule: more than one value per channel", here()
-                )
+                raise ShapeError(f"{name} of {type_} in train mode\n  rule: more than one value per channel", here())
             mean, variance = ops.mean(x, axes), ops.var(x, axes)
             unbiased = variance * (count / (count - 1))
             self.running_mean.assign(self.running_mean * (1 - self.momentum) + mean * self.momentum)
@@ -152,6 +152,18 @@ class BatchNorm1d(Module):
         if self.weight is not None:
             y = y * ops.reshape(self.weight, channel)
         return y if self.bias is None else y + ops.reshape(self.bias, channel)
+
+
+class BatchNorm1d(_BatchNorm):
+    """Normalisation of each channel of ``[N, C]`` or ``[N, C, L]``, then ``* weight + bias``."""
+
+    shapes = ("[N, C]", "[N, C, L]")
+
+
+class BatchNorm2d(_BatchNorm):
+    """Normalisation of each channel of ``[N, C, H, W]``, then ``* weight + bias``."""
+
+    shapes = ("[N, C, H, W]",)
 
 
 class Embedding(Module):

@@ -1,5 +1,17 @@
 """The built-in ops by family; importing the package registers them."""
 
-from . import attention, contract, control, elementary, elementwise, gather, nn, random, reduce, shape
+from . import attention, contract, control, elementary, elementwise, gather, nn, random, reduce, shape, windows
 
-__all__ = ["attention", "contract", "control", "elementary", "elementwise", "gather", "nn", "random", "reduce", "shape"]
+__all__ = [
+    "attention",
+    "contract",
+    "control",
+    "elementary",
+    "elementwise",
+    "gather",
+    "nn",
+    "random",
+    "reduce",
+    "shape",
+    "windows",
+]

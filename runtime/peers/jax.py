@@ -96,9 +96,6 @@ class JaxWriter(Writer):
     def laid(self, out: Code, index: str, x: Code) -> Code:
         return self.line(f"{out!s}.at[{index}].set({x})")
 
-    def words(self, parts: Sequence[Code]) -> Code:
-        return self.line(f"jnp.stack({tuple_of(parts)}, axis=-1)")
-
     def counters(self, count: int) -> Code:
         return self.line(f'jnp.arange({count}, dtype="int64")')
 

@@ -159,9 +159,6 @@ class TorchWriter(Writer):
         self.lines.append(f"{out!s}[{index}] = {x}")
         return out
 
-    def words(self, parts: Sequence[Code]) -> Code:
-        return self.line(f"torch.stack({tuple_of(parts)}, dim=-1)")
-
     def counters(self, count: int) -> Code:
         return self.line(f"torch.arange({count})")
 

@@ -42,7 +42,7 @@ class Code(str):
         return made
 
     def __getitem__(self, index: Any) -> Code:
-        parts = [f"{s.start}:{s.stop}:{s.step}" for s in index]
+        parts = ["..." if s is ... else f"{s.start}:{s.stop}:{s.step}" for s in index]
         return self.writer.line(f"{self!s}[{', '.join(parts)}]" if parts else str(self))
 
 
@@ -178,10 +178,6 @@ class Writer(ScalarBuilder):
         """``out`` with ``x`` at an index."""
 
     @abstractmethod
-    def words(self, parts: Sequence[Code]) -> Code:
-        """Arrays interleaved: a new last axis."""
-
-    @abstractmethod
     def counters(self, count: int) -> Code:
         """``0..count-1`` as int64."""
 
@@ -198,6 +194,9 @@ class Writer(ScalarBuilder):
 
     def transpose(self, x: str, axes: Shape) -> Code:
         return self.line(f"{self.namespace}.permute({x}, {tuple(axes)})")
+
+    def stack(self, parts: Sequence[str], axis: int) -> Code:
+        return self.line(f"{self.namespace}.stack({tuple_of(parts)}, {axis})")
 
     # Ops, by family
 
@@ -321,7 +320,7 @@ class Writer(ScalarBuilder):
         if not blocks:
             return self.full(type.shape, 0, u32)
         words = self._philox([self.counters(blocks), "0", "0", "0"], self._keys(source))
-        flat = self.reshape(self.words([Code(w, self) for w in words]), (4 * blocks,))
+        flat = self.reshape(self.stack(words, -1), (4 * blocks,))
         return self.reshape(self.narrow(self.line(f"{flat!s}[:{type.size}]"), u32), type.shape)
 
     def _fold(self, op: Key, i: Instruction) -> Code:
@@ -332,7 +331,7 @@ class Writer(ScalarBuilder):
         else:
             low, high = str(data & LOW), str(data >> 32)
         words = self._philox([low, high, "0", "1"], self._keys(i.operands[0]))
-        return self.narrow(self.words([Code(w, self) for w in words[:2]]), key)
+        return self.narrow(self.stack(words[:2], -1), key)
 
     # The program
 

@@ -32,7 +32,9 @@ def test_digits_reach_their_accuracy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "bound"), [("simple_mlp", 0.01), ("minibatch_mlp", 0.2), ("digits_norm", 0.2)], ids=lambda v: str(v)
+    ("name", "bound"),
+    [("simple_mlp", 0.01), ("minibatch_mlp", 0.2), ("digits_norm", 0.2), ("digits_cnn", 0.1)],
+    ids=lambda v: str(v),
 )
 def test_examples_learn(name: str, bound: float, tmp_path: Path) -> None:
     result = irc(EXAMPLES / f"{name}.py", "--backend", "compiled", cwd=tmp_path)

@@ -37,7 +37,7 @@ def examined(module: Module, name: str = "main", **options: Any) -> Any:
     return compare(module, name, example_arrays(module[name], 0), **options)
 
 
-@pytest.mark.parametrize("example", ["simple_mlp", "minibatch_mlp", "digits_mlp", "digits_norm"])
+@pytest.mark.parametrize("example", ["simple_mlp", "minibatch_mlp", "digits_mlp", "digits_norm", "digits_cnn"])
 @pytest.mark.parametrize("dtype", ["float", "float32"])
 def test_examples_agree(example: str, dtype: str) -> None:
     module, name, arrays, _ = target(EXAMPLES / f"{example}.py", Given({"dtype": dtype}), None, None, None)
