@@ -198,6 +198,7 @@ class Fuser:
                 leaves[x] = None
                 continue
             simple = isinstance(i.op, Elementwise) and i.op.rounding == "correct" and i.op.name not in ("div", "sqrt")
+            simple |= isinstance(i.op, Join) and len(i.operands) == 1
             cost += 1
             if not simple or cost > CLONED_COST:
                 return None

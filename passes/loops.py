@@ -9,7 +9,7 @@ needs a finer dimension than there is (``[6]`` seen as ``[2, 3]``), the dimensio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,32 @@ def _unravel(position: int, shape: Shape) -> list[int]:
     return coordinates[::-1]
 
 
+def _unravel_nearest(position: int, shape: Shape) -> list[int]:
+    """Coordinates that may be negative: each as near to 0 as it can be, but for the first."""
+    coordinates: list[int] = []
+    for n in reversed(shape[1:]):
+        c = position % n
+        c -= n if 2 * c > n else 0
+        coordinates.append(c)
+        position = (position - c) // n
+    return [position, *reversed(coordinates)] if shape else []
+
+
+def _behind(value: Value) -> tuple[Value, Layout]:
+    """The value behind a chain of views, and how the view lies in that value's own order."""
+    views: list[Instruction] = []
+    while value.owner is not None and isinstance(value.owner.op, View):
+        views.append(value.owner)
+        value = value.owner.operands[0]
+    while True:
+        layout: Layout | None = Layout.contiguous(value.type.shape)
+        for i in reversed(views):
+            layout = rules(i).layout(layout, **i.attrs) if layout is not None else None
+        if layout is not None:
+            return value, layout
+        value = views.pop().result
+
+
 class Nest:
     """The loops of a kernel function.
 
@@ -159,18 +185,15 @@ class Nest:
         """A position in a row-major array of ``shape`` as one position per axis; may ask for a finer dimension."""
         dims = self.dims
         base = _unravel(access.offset, shape)
-        steps: list[list[int]] = []
-        for d, stride in zip(dims, access.strides, strict=True):
-            sign = -1 if stride < 0 else 1
-            steps.append(
-                [sign * c for c in _unravel(abs(stride), shape)] if stride and d.size > 1 else [0] * len(shape)
-            )
-            if abs(stride) >= max(math.prod(shape), 1) and d.size > 1:
-                raise UnfitError("an index runs out of its array")
+        if any(abs(t) >= max(math.prod(shape), 1) and d.size > 1 for d, t in zip(dims, access.strides, strict=True)):
+            raise UnfitError("an index runs out of its array")
+        # A position has one set of coordinates: steps under which all stay inside their axes are right, however they were found.
+        nearest = self._steps(access, shape, _unravel_nearest)
+        if all(self._is_inside(base[a], [s[a] for s in nearest], n) for a, n in enumerate(shape)):
+            return [Access(base[a], tuple(s[a] for s in nearest)) for a in range(len(shape))]
+        steps = self._steps(access, shape, _unravel)
         for a in range(len(shape) - 1, -1, -1):
-            low = base[a] + sum(min(0, s[a] * (d.size - 1)) for d, s in zip(dims, steps, strict=True))
-            high = base[a] + sum(max(0, s[a] * (d.size - 1)) for d, s in zip(dims, steps, strict=True))
-            if low < 0 or high >= shape[a]:
+            if not self._is_inside(base[a], [s[a] for s in steps], shape[a]):
                 for n in range(len(dims)):
                     step = abs(steps[n][a])
                     if step and shape[a] % step == 0:
@@ -179,6 +202,19 @@ class Nest:
                             raise _SplitError(n, part)
                 raise UnfitError(f"an index does not follow the axes of {list(shape)}")
         return [Access(base[a], tuple(s[a] for s in steps)) for a in range(len(shape))]
+
+    def _steps(self, access: Access, shape: Shape, unravel: Callable[[int, Shape], list[int]]) -> list[list[int]]:
+        """What one step of each dimension adds to the coordinates."""
+        none = [0] * len(shape)
+        return [
+            [(-c if t < 0 else c) for c in unravel(abs(t), shape)] if t and d.size > 1 else none
+            for d, t in zip(self.dims, access.strides, strict=True)
+        ]
+
+    def _is_inside(self, base: int, steps: Sequence[int], size: int) -> bool:
+        """Whether a coordinate stays in its axis for all indices."""
+        reach = [s * (d.size - 1) for d, s in zip(self.dims, steps, strict=True)]
+        return base + sum(min(0, r) for r in reach) >= 0 and base + sum(max(0, r) for r in reach) < size
 
     def through(self, access: Access, shape: Shape, layout: Layout) -> Access:
         """The access to where the elements of an array of ``shape`` lie, given their layout."""
@@ -203,7 +239,10 @@ class Nest:
         return self.through(access, i.result.type.shape, layout)
 
     def blocks(self, i: Instruction, access: Access) -> list[tuple[Value, Access, list[Bound]]]:
-        """The operands of a join under their own accesses, and where each of them is met."""
+        """The operands of a join, or what they are views of, under their own accesses, and where each of them is met.
+
+        Where it is not met a position may lie outside, so that views of an operand are resolved here, where its axes are known.
+        """
         found: list[tuple[Value, Access, list[Bound]]] = []
         axes = self.coordinates(access, i.result.type.shape)
         for operand, block in zip(
@@ -214,10 +253,10 @@ class Nest:
             if any(s != 1 and n != 1 for s, n in zip(block.step, operand.type.shape, strict=True)):
                 raise UnfitError("a join spreads its operand")
             bounds: list[Bound] = []
-            offset, strides = 0, [0] * len(self.dims)
-            contiguous = Layout.contiguous(operand.type.shape).strides
+            source, layout = _behind(operand)
+            offset, strides = layout.offset, [0] * len(self.dims)
             for axis, start, n, whole, step in zip(
-                axes, block.start, operand.type.shape, i.result.type.shape, contiguous, strict=True
+                axes, block.start, operand.type.shape, i.result.type.shape, layout.strides, strict=True
             ):
                 position = Access(axis.offset - start, axis.strides)
                 if n != whole:
@@ -225,7 +264,7 @@ class Nest:
                     position = self._within(axis, start, n, whole) or position
                 offset += position.offset * step
                 strides = [s + t * step for s, t in zip(strides, position.strides, strict=True)]
-            found.append((operand, Access(offset, tuple(strides)), bounds))
+            found.append((source, Access(offset, tuple(strides)), bounds))
         return found
 
     def _within(self, axis: Access, start: int, n: int, whole: int) -> Access | None:

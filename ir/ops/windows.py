@@ -160,16 +160,17 @@ class OverlapAdd(Composite):
         order = (*range(lead), *range(lead + 2 * m, lead + 3 * m), *[a for j in axes for a in (lead + j, lead + m + j)])
         x = build.permute_dims(x, axes=order)
         none = (0,) * x.type.rank
-        behind = (*none[: lead + m], *[a for r in reach for a in (0, r)])
-        if any(behind):
-            x = build.pad(x, low=none, high=behind, interior=none)
+        around = (*none[: lead + m], *[a for r in reach for a in (0, r)])
+        if any(around):
+            x = build.pad(x, low=around, high=around, interior=none)
         length = tuple(n + r for n, r in zip(count, reach, strict=True))
         if any(n > 1 for n in terms):
             head = x.type.shape[: lead + m]
-            flat = tuple(n * length[j] - reach[j] for j, n in enumerate(terms))
-            x = build.reshape(x, shape=(*head, *[n * length[j] for j, n in enumerate(terms)]))
-            x = build.slice(x, start=(0,) * x.type.rank, stop=(*head, *flat), step=(1,) * x.type.rank)
-            apart = tuple(max(length[j] - step[j], 1) for j in axes)
+            rows = tuple(n + r for n, r in zip(length, reach, strict=True))
+            x = build.reshape(x, shape=(*head, *[n * rows[j] for j, n in enumerate(terms)]))
+            apart = tuple(max(n - d, 1) for n, d in zip(rows, step, strict=True))
+            stop = tuple(reach[j] + (n - 1) * apart[j] + length[j] for j, n in enumerate(terms))
+            x = build.slice(x, start=((0,) * len(head) + reach), stop=(*head, *stop), step=(1,) * x.type.rank)
             x = build.windows(x, size=terms, stride=(1,) * m, dilation=apart)
             x = build.permute_dims(x, axes=_before(x.type.rank, m))
             x = build.sum(x, axes=tuple(range(lead + m, lead + 2 * m)))
