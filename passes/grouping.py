@@ -197,8 +197,10 @@ class Fuser:
             if i is None or i not in self.group_of:
                 leaves[x] = None
                 continue
+            if isinstance(i.op, Join) and len(i.operands) == 1:
+                leaves[self.source(i.operands[0])[0]] = None
+                continue
             simple = isinstance(i.op, Elementwise) and i.op.rounding == "correct" and i.op.name not in ("div", "sqrt")
-            simple |= isinstance(i.op, Join) and len(i.operands) == 1
             cost += 1
             if not simple or cost > CLONED_COST:
                 return None

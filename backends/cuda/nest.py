@@ -31,6 +31,10 @@ BLOCK = 256
 MOST_THREADS = 1024
 SEGMENT = 512
 """Elements of a column that one block adds up; more are added by several, the last of which adds what they found."""
+SHORT = 16
+"""Elements from which a column is shared between threads."""
+ALONE = 128
+"""Threads of a block whose columns are one thread's each."""
 CHEAP = 24
 """Instructions up to which a map is cheap."""
 MOST_KEPT = 16
@@ -45,7 +49,9 @@ def row_threads(count: int) -> int:
 
 
 def column_teams(count: int) -> int:
-    """How many threads share a column of ``count`` elements."""
+    """How many threads share a column of ``count`` elements; a short one (a window's) is one thread's."""
+    if count < SHORT:
+        return 1
     for teams in (32, 16, 8, 4, 2):
         if count >= 4 * teams:
             return teams
@@ -177,13 +183,14 @@ class KernelWriter(ElementWriter):
         count = math.prod(d.size for d in nest.dims if d.role == REDUCED)
         lanes = math.prod(d.size for d in nest.dims if d.role != REDUCED)
         teams = column_teams(min(count, SEGMENT))
-        groups, segments = max(1, -(-lanes // WARP)), -(-count // SEGMENT)
+        width = WARP if teams > 1 else ALONE
+        groups, segments = max(1, -(-lanes // width)), -(-count // SEGMENT)
         apart = segments > 1 and all(level <= 1 for level in nest.levels.values()) and not self._after_sums()
-        self.launch = Launch(groups * (segments if apart else 1), (WARP, teams))
+        self.launch = Launch(groups * (segments if apart else 1), (width, teams))
         group = self.integer(f"({self.int})blockIdx.x" + (f" % {groups}" if apart else ""), "group")
-        lane = self.integer(f"{group} * {WARP} + ({self.int})threadIdx.x", "lane")
+        lane = self.integer(f"{group} * {width} + ({self.int})threadIdx.x", "lane")
         active = None
-        if lanes % WARP:
+        if lanes % width:
             active = self.c.fresh("active")
             self.c.line(f"const bool {active} = {lane} < {lanes};")
         self.unravel(lane, [d for d, x in enumerate(nest.dims) if x.role != REDUCED])
