@@ -9,8 +9,9 @@ needs a finer dimension than there is (``[6]`` seen as ``[2, 3]``), the dimensio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from ..ir import Function, Instruction, Value
@@ -96,6 +97,24 @@ def _unravel_nearest(position: int, shape: Shape) -> list[int]:
         coordinates.append(c)
         position = (position - c) // n
     return [position, *reversed(coordinates)] if shape else []
+
+
+def _runs(shape: Shape, strides: Sequence[Shape], apart: Set[int] = frozenset()) -> list[tuple[int, int]]:
+    """Neighbouring axes as one where they follow each other evenly under all strides: the size of each, and its last axis.
+
+    An axis that is ``apart`` stays by itself.
+    """
+    runs: list[tuple[int, int]] = []
+    for a, n in enumerate(shape):
+        if n == 1 and a not in apart:
+            continue
+        before = runs[-1][1] if runs else a
+        even = runs and not {a, before} & apart and all(s[before] == n * s[a] for s in strides)
+        if even:
+            runs[-1] = runs[-1][0] * n, a
+        else:
+            runs.append((n, a))
+    return runs
 
 
 def _behind(value: Value) -> tuple[Value, Layout]:
@@ -188,20 +207,16 @@ class Nest:
         if any(abs(t) >= max(math.prod(shape), 1) and d.size > 1 for d, t in zip(dims, access.strides, strict=True)):
             raise UnfitError("an index runs out of its array")
         # A position has one set of coordinates: steps under which all stay inside their axes are right, however they were found.
-        nearest = self._steps(access, shape, _unravel_nearest)
-        if all(self._is_inside(base[a], [s[a] for s in nearest], n) for a, n in enumerate(shape)):
-            return [Access(base[a], tuple(s[a] for s in nearest)) for a in range(len(shape))]
-        steps = self._steps(access, shape, _unravel)
-        for a in range(len(shape) - 1, -1, -1):
-            if not self._is_inside(base[a], [s[a] for s in steps], shape[a]):
-                for n in range(len(dims)):
-                    step = abs(steps[n][a])
-                    if step and shape[a] % step == 0:
-                        part = shape[a] // step
-                        if 1 < part < dims[n].size and dims[n].size % part == 0:
-                            raise _SplitError(n, part)
-                raise UnfitError(f"an index does not follow the axes of {list(shape)}")
-        return [Access(base[a], tuple(s[a] for s in steps)) for a in range(len(shape))]
+        for unravel in (_unravel_nearest, _unravel):
+            steps = self._steps(access, shape, unravel)
+            outside = [a for a, n in enumerate(shape) if not self._is_inside(base[a], [s[a] for s in steps], n)]
+            if not outside:
+                return [Access(base[a], tuple(s[a] for s in steps)) for a in range(len(shape))]
+            for n, a in product(range(len(dims)), reversed(outside)):
+                part = shape[a] // step if (step := abs(steps[n][a])) and shape[a] % step == 0 else 0
+                if 1 < part < dims[n].size and dims[n].size % part == 0:
+                    raise _SplitError(n, part)
+        raise UnfitError(f"an index does not follow the axes of {list(shape)}")
 
     def _steps(self, access: Access, shape: Shape, unravel: Callable[[int, Shape], list[int]]) -> list[list[int]]:
         """What one step of each dimension adds to the coordinates."""
@@ -221,7 +236,9 @@ class Nest:
         if layout.is_contiguous:
             return Access(access.offset + layout.offset, access.strides)
         offset, strides = layout.offset, [0] * len(self.dims)
-        for axis, step in zip(self.coordinates(access, shape), layout.strides, strict=True):
+        runs = _runs(shape, [layout.strides])
+        for axis, (_, a) in zip(self.coordinates(access, tuple(n for n, _ in runs)), runs, strict=True):
+            step = layout.strides[a]
             offset += axis.offset * step
             strides = [s + t * step for s, t in zip(strides, axis.strides, strict=True)]
         return Access(offset, tuple(strides))
@@ -244,24 +261,23 @@ class Nest:
         Where it is not met a position may lie outside, so that views of an operand are resolved here, where its axes are known.
         """
         found: list[tuple[Value, Access, list[Bound]]] = []
-        axes = self.coordinates(access, i.result.type.shape)
-        for operand, block in zip(
-            i.operands, rules(i).blocks(tuple([o.type for o in i.operands]), **i.attrs), strict=True
-        ):
-            if operand.type.size == 0:
-                continue
+        blocks = rules(i).blocks(tuple([o.type for o in i.operands]), **i.attrs)
+        met = [(o, b, *_behind(o)) for o, b in zip(i.operands, blocks, strict=True) if o.type.size]
+        whole = i.result.type.shape
+        parted = {a for a, n in enumerate(whole) if any(o.type.shape[a] != n for o, _, _, _ in met)}
+        runs = _runs(whole, [layout.strides for _, _, _, layout in met], parted)
+        axes = self.coordinates(access, tuple(n for n, _ in runs))
+        for operand, block, source, layout in met:
             if any(s != 1 and n != 1 for s, n in zip(block.step, operand.type.shape, strict=True)):
                 raise UnfitError("a join spreads its operand")
             bounds: list[Bound] = []
-            source, layout = _behind(operand)
             offset, strides = layout.offset, [0] * len(self.dims)
-            for axis, start, n, whole, step in zip(
-                axes, block.start, operand.type.shape, i.result.type.shape, layout.strides, strict=True
-            ):
+            for axis, (size, a) in zip(axes, runs, strict=True):
+                start, step = block.start[a], layout.strides[a]
                 position = Access(axis.offset - start, axis.strides)
-                if n != whole:
+                if a in parted and (n := operand.type.shape[a]) != size:
                     bounds.append(Bound(position, n))
-                    position = self._within(axis, start, n, whole) or position
+                    position = self._within(axis, start, n, size) or position
                 offset += position.offset * step
                 strides = [s + t * step for s, t in zip(strides, position.strides, strict=True)]
             found.append((source, Access(offset, tuple(strides)), bounds))
