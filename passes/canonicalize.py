@@ -243,6 +243,24 @@ class SliceAll(Rewrite):
         return x
 
 
+class SliceSum(Rewrite):
+    """slice(sum(x)) is sum(slice(x)) where nothing else reads the sum."""
+
+    def before(self, build: Any, x: Any, axes: Any, keepdims: Any, start: Any, stop: Any, step: Any) -> Any:
+        return build.slice(build.sum(x, axes=axes, keepdims=keepdims), start=start, stop=stop, step=step)
+
+    def refuse(self, match: Match) -> str | None:
+        if match.uses.get(match.root.operands[0]) != 1:
+            return "something else reads the sum"
+        return "axes that are summed over are kept" if match["keepdims"] else None
+
+    def after(self, build: Any, x: Value, axes: Any, start: Any, stop: Any, step: Any, **_: Any) -> Value:
+        kept = iter(zip(start, stop, step, strict=True))
+        parts = [(0, n, 1) if a in axes else next(kept) for a, n in enumerate(x.type.shape)]
+        low, high, steps = zip(*parts, strict=True)
+        return build.sum(build.slice(x, start=low, stop=high, step=steps), axes=axes)
+
+
 RULES: tuple[Rewrite, ...] = (
     MulOne(),
     OneMul(),
@@ -265,6 +283,7 @@ RULES: tuple[Rewrite, ...] = (
     PermuteSame(),
     FlipTwice(),
     SliceAll(),
+    SliceSum(),
 )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -46,6 +47,8 @@ class Match:
     """Where a pattern matched: its root and what each variable stands for."""
 
     root: Instruction
+    uses: Mapping[Value, int] = field(default_factory=dict[Value, int])
+    """How often each value is used in the function that is rewritten; replacements are not counted."""
     bound: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __getitem__(self, name: str) -> Any:
@@ -153,11 +156,12 @@ def apply(function: Function, rules: Sequence[Rewrite], context: Context) -> boo
     by_root: dict[str, list[Rewrite]] = {}
     for rule in rules:
         by_root.setdefault(rule.pattern.op, []).append(rule)
+    uses = Counter([*function.results, *[o for i in function.instructions for o in i.operands]])
 
     def rewrite(build: Builder, i: Instruction, depth: int) -> Value | None:
         for rule in by_root.get(i.op.name, ()):
             name = type(rule).__name__
-            match = Match(i)
+            match = Match(i, uses)
             if not match_instruction(rule.pattern, i, match):
                 if context.why is not None:
                     context.note(i, f"{name}: does not match ({(type(rule).__doc__ or name).strip()})")

@@ -77,7 +77,7 @@ class NestWriter(ReductionWriter):
     def _map(self) -> None:
         nest = self.nest
         everything = [(r, n) for n, r in enumerate(nest.function.results)]
-        length = nest.dims[self.lane_dim].size
+        length = self.width
         full, rest = divmod(length, LANES)
 
         def vectors(begin: str, end: str) -> None:
@@ -95,8 +95,8 @@ class NestWriter(ReductionWriter):
             self.units = 1
             self._store_all(everything, Spot())
             return
-        if len(nest.dims) > 1:
-            outer = list(range(len(nest.dims) - 1))
+        if len(nest.dims) > len(self.lane_dims):
+            outer = list(range(len(nest.dims) - len(self.lane_dims)))
             total = 1
             for d in outer:
                 total *= nest.dims[d].size
@@ -260,8 +260,8 @@ class NestWriter(ReductionWriter):
     def _column(self) -> None:
         nest = self.nest
         dims = nest.dims
-        outer = [d for d, x in enumerate(dims) if x.role != REDUCED and d != self.lane_dim]
-        width = dims[self.lane_dim].size
+        outer = [d for d, x in enumerate(dims) if x.role != REDUCED and d not in self.lane_dims]
+        width = self.width
         self.band = min(BAND if len(nest.function.instructions) <= 40 else 2, -(-width // LANES))
         self._plan_phases()
         whole, rest = divmod(width, LANES * self.band)

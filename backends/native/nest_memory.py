@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from ...passes.loops import REDUCED, Access, Nest
 from .vector import VectorBuilder
 
 LANES = 16
+SIDE_BY_SIDE = tuple(range(LANES))
+MOST_WINDOWS = 4
+"""Vectors of neighbours that are loaded in place of lanes one by one."""
 STREAM_ALIGNMENT = 16
 STREAMED = "!0 = !{i32 1}"
 
@@ -88,6 +92,35 @@ def _suffix(dtype: DType) -> str:
     return {"f32": "f32", "f64": "f64"}.get(dtype.name, memory_type(dtype))
 
 
+def _lane_dims(nest: Nest) -> tuple[int, ...]:
+    """The dimensions of lanes: the last one, and others before it as long as all together fill part of a vector evenly.
+
+    A vector then begins where all but the first of them are at 0, so its lanes lie at the same offsets from its first everywhere.
+    """
+    last = len(nest.dims) - 1
+    if nest.reductions and nest.lanes_reduced:
+        return (last,)
+    free = [d for d, x in enumerate(nest.dims) if x.role != REDUCED]
+    taken, width = [last], nest.dims[last].size
+    for d in reversed(free[:-1]):
+        if width >= LANES or LANES % width:
+            break
+        taken.insert(0, d)
+        width *= nest.dims[d].size
+    return tuple(taken)
+
+
+def _windows(offsets: Sequence[int]) -> tuple[int, list[int]]:
+    """How many neighbours to load at once, and where, to have all offsets: nothing outside of the first and the last is loaded."""
+    low, high = min(offsets), max(offsets)
+    span = min(LANES, 1 << ((high - low + 1).bit_length() - 1))
+    starts: list[int] = []
+    for at in sorted(set(offsets)):
+        if not starts or at >= starts[-1] + span:
+            starts.append(min(at, high - span + 1))
+    return span, starts
+
+
 class MemoryWriter:
     """The state of writing one kernel, and what knows nothing of its values."""
 
@@ -103,7 +136,10 @@ class MemoryWriter:
         self.saved: dict[Value, int] = {}
         self.temporaries: dict[Value, str] = {}
         self.phase = 0
-        self.lane_dim = len(nest.dims) - 1
+        self.lane_dims = _lane_dims(nest)
+        """The dimensions along which the lanes of a vector lie, the last of them fastest."""
+        self.width = math.prod(nest.dims[d].size for d in self.lane_dims)
+        """How many lanes there are side by side."""
         f = nest.function
         self.places: dict[Value, str] = {}
         for n, v in enumerate((*f.arguments, *f.results)):
@@ -147,7 +183,7 @@ class MemoryWriter:
         """Whether a dimension is run through inside a unit."""
         if self.nest.reductions:
             return self.nest.dims[d].role == REDUCED
-        return d == self.lane_dim
+        return d in self.lane_dims
 
     def scope(self, access: Access, spot: Spot) -> str:
         varies = [d for d, s in enumerate(access.strides) if s and self.nest.dims[d].size > 1]
@@ -159,7 +195,15 @@ class MemoryWriter:
 
     def is_wide(self, access: Access, spot: Spot) -> bool:
         """Whether a value differs from lane to lane."""
-        return bool(access.strides[self.lane_dim]) and self.nest.dims[self.lane_dim].size > 1 and spot.point is None
+        return spot.point is None and any(access.strides[d] and self.nest.dims[d].size > 1 for d in self.lane_dims)
+
+    def offsets(self, access: Access) -> tuple[int, ...]:
+        """How far the lanes of a vector lie from its first."""
+        found = [0]
+        for d in reversed(self.lane_dims):
+            size = LANES if d == self.lane_dims[0] else self.nest.dims[d].size
+            found = [n * access.strides[d] + f for n in range(size) for f in found][:LANES]
+        return tuple(found)
 
     def section(self, scope: str) -> Section:
         return {"entry": self.entry, "row": self.row, "loop": self.here}[scope]
@@ -186,9 +230,10 @@ class MemoryWriter:
                     inner *= dims[n].size
             index = self.int(section, "udiv", flat, str(inner))
             return index if d == over[0] else self.int(section, "urem", index, str(dims[d].size))
-        if d == self.lane_dim and not (self.nest.reductions and self.nest.lanes_reduced):
-            return spot.lane
-        return self.outer_index[d]
+        if d not in self.lane_dims:
+            return self.outer_index[d]
+        inner = math.prod(dims[n].size for n in self.lane_dims[1:])
+        return self.int(section, "udiv", spot.lane, str(inner)) if d == self.lane_dims[0] else "0"
 
     def pointer(self, base: str, dtype: DType, access: Access, spot: Spot) -> tuple[str, Section]:
         """The address of an access (of lane 0), its outer part computed outside the loop."""
@@ -216,7 +261,7 @@ class MemoryWriter:
 
     def _moves(self, d: int) -> bool:
         """Whether a dimension's index differs inside a unit."""
-        return self._loops_over(d) or d == self.lane_dim
+        return self._loops_over(d) or d in self.lane_dims
 
     # Loads and stores
 
@@ -245,28 +290,63 @@ class MemoryWriter:
             name = self.fresh("x")
             section.lines.append(f"  {name} = load {memory_type(dtype)}, ptr {pointer}, align {size}")
             return self._from_memory(name, dtype, 1, section)
-        stride = access.strides[self.lane_dim]
+        offsets = self.offsets(access)
         mask = self._both(spot.mask, only.code if only else None, section)
         kind = f"<{LANES} x {memory_type(dtype)}>"
-        suffix = f"v{LANES}{_suffix(dtype)}"
-        name = self.fresh("x")
-        if stride == 1:
+        if offsets == SIDE_BY_SIDE:
+            name = self.fresh("x")
             if mask is None:
                 section.lines.append(f"  {name} = load {kind}, ptr {pointer}, align {size}")
             else:
+                suffix = f"v{LANES}{_suffix(dtype)}"
                 self.declarations.add(f"declare {kind} @llvm.masked.load.{suffix}.p0(ptr, i32, <{LANES} x i1>, {kind})")
                 section.lines.append(
                     f"  {name} = call {kind} @llvm.masked.load.{suffix}.p0(ptr {pointer}, i32 {size}, "
                     f"<{LANES} x i1> {mask}, {kind} zeroinitializer)"
                 )
+        elif only is None and len(_windows(offsets[: spot.count])[1]) <= MOST_WINDOWS:
+            name = self._picked_out(pointer, dtype, offsets[: spot.count], section)
         else:
-            steps = ", ".join(f"i64 {n * stride}" for n in range(LANES))
+            steps = ", ".join(f"i64 {n}" for n in offsets)
             pointers = self.fresh("g")
             section.lines.append(
                 f"  {pointers} = getelementptr {memory_type(dtype)}, ptr {pointer}, <{LANES} x i64> <{steps}>"
             )
             name = self._gather(pointers, dtype, mask, section)
         return self._from_memory(name, dtype, LANES, section)
+
+    def _picked_out(self, pointer: str, dtype: DType, offsets: Sequence[int], section: Section) -> str:
+        """Elements at some offsets out of vectors of neighbours; lanes without an offset repeat the last."""
+        span, starts = _windows(offsets)
+        kind, one = f"<{span} x {memory_type(dtype)}>", memory_type(dtype)
+        parts: list[str] = []
+        for start in starts:
+            at, part = self.fresh("p"), self.fresh("x")
+            section.lines += [
+                f"  {at} = getelementptr {one}, ptr {pointer}, i64 {start}",
+                f"  {part} = load {kind}, ptr {at}, align {item_size(dtype)}",
+            ]
+            parts.append(part)
+        padded = [*offsets, *[offsets[-1]] * (LANES - len(offsets))]
+        home = [next(n for n, s in enumerate(starts) if s <= at < s + span) for at in padded]
+        index = [at - starts[n] + span * (n % 2) for at, n in zip(padded, home, strict=True)]
+        halves: list[str] = []
+        for n in range(0, len(parts), 2):
+            chosen = [i if h // 2 == n // 2 else 0 for i, h in zip(index, home, strict=True)]
+            pair = parts[n], parts[n + 1] if n + 1 < len(parts) else "poison"
+            halves.append(self._shuffled(pair, kind, chosen, section))
+        if len(halves) == 1:
+            return halves[0]
+        chosen = [lane + LANES * (h // 2) for lane, h in enumerate(home)]
+        return self._shuffled((halves[0], halves[1]), f"<{LANES} x {one}>", chosen, section)
+
+    def _shuffled(self, pair: tuple[str, str], kind: str, chosen: Sequence[int], section: Section) -> str:
+        name = self.fresh("s")
+        mask = ", ".join(f"i32 {n}" for n in chosen)
+        section.lines.append(
+            f"  {name} = shufflevector {kind} {pair[0]}, {kind} {pair[1]}, <{len(chosen)} x i32> <{mask}>"
+        )
+        return name
 
     def _gather(self, pointers: str, dtype: DType, mask: str | None, section: Section) -> str:
         kind, suffix = f"<{LANES} x {memory_type(dtype)}>", f"v{LANES}{_suffix(dtype)}"
@@ -303,7 +383,7 @@ class MemoryWriter:
         if n not in self.streamed or self.nest.phases == 1 or self.nest.function.results[n] in self.saved:
             return False
         access, size = self.nest.stores[n], item_size(self.nest.function.results[n].type.dtype)
-        others = [s for d, s in enumerate(access.strides) if d != self.lane_dim and self.nest.dims[d].size > 1]
+        others = [s for d, s in enumerate(access.strides) if d not in self.lane_dims and self.nest.dims[d].size > 1]
         return all(s * size % STREAM_ALIGNMENT == 0 for s in (access.offset, *others))
 
     def store(self, x: Scalar, n: int, spot: Spot, wide: bool) -> None:
@@ -317,45 +397,30 @@ class MemoryWriter:
             section.lines.append(f"  {byte} = zext {f'<{LANES} x i1>' if wide else 'i1'} {code} to {kind}")
             code = byte
         size = item_size(dtype)
-        stride = access.strides[self.lane_dim]
-        if wide and spot.mask is None and stride == 1 and self._streams(n):
+        whole = not wide or (spot.mask is None and self.offsets(access) == SIDE_BY_SIDE)
+        if wide and whole and self._streams(n):
             self.declarations.add(STREAMED)
             section.lines.append(f"  store {kind} {code}, ptr {pointer}, align {STREAM_ALIGNMENT}, !nontemporal !0")
-        elif not wide or (spot.mask is None and stride == 1):
+        elif whole:
             section.lines.append(f"  store {kind} {code}, ptr {pointer}, align {size}")
-        elif stride != 1:
-            pointers = self.fresh("g")
-            steps = ", ".join(f"i64 {n * stride}" for n in range(LANES))
-            section.lines.append(
-                f"  {pointers} = getelementptr {memory_type(dtype)}, ptr {pointer}, <{LANES} x i64> <{steps}>"
-            )
-            suffix = f"v{LANES}{_suffix(dtype)}.v{LANES}p0"
-            self.declarations.add(
-                f"declare void @llvm.masked.scatter.{suffix}({kind}, <{LANES} x ptr>, i32, <{LANES} x i1>)"
-            )
-            mask = spot.mask or "splat (i1 true)"
-            section.lines.append(
-                f"  call void @llvm.masked.scatter.{suffix}({kind} {code}, <{LANES} x ptr> {pointers}, i32 {size}, <{LANES} x i1> {mask})"
-            )
         else:
-            self._store_some(code, dtype, pointer, spot.count, section)
+            self._store_some(code, dtype, pointer, self.offsets(access)[: spot.count], section)
 
-    def _store_some(self, code: str, dtype: DType, pointer: str, count: int, section: Section) -> None:
-        """Write the first lanes of a vector in pieces of 8, 4, 2 and 1: masked stores are slow where they are not native."""
-        one, size = memory_type(dtype), item_size(dtype)
-        start = 0
-        for width in (8, 4, 2, 1):
-            if count - start < width:
-                continue
-            lanes = ", ".join(f"i32 {start + n}" for n in range(width))
-            piece, at = self.fresh("x"), pointer
-            section.lines.append(
-                f"  {piece} = shufflevector <{LANES} x {one}> {code}, <{LANES} x {one}> poison, <{width} x i32> <{lanes}>"
-            )
-            if start:
+    def _store_some(self, code: str, dtype: DType, pointer: str, offsets: Sequence[int], section: Section) -> None:
+        """Write the first lanes of a vector at some offsets.
+
+        Neighbours are written in pieces of 8, 4, 2 and 1: masked stores are slow where they are not native.
+        """
+        one, start = memory_type(dtype), 0
+        while start < len(offsets):
+            run = next((n for n in range(1, len(offsets) - start) if offsets[start + n] != offsets[start] + n), None)
+            width = min(8, 1 << ((run or len(offsets) - start).bit_length() - 1))
+            piece = self._shuffled((code, "poison"), f"<{LANES} x {one}>", range(start, start + width), section)
+            at = pointer
+            if offsets[start]:
                 at = self.fresh("p")
-                section.lines.append(f"  {at} = getelementptr {one}, ptr {pointer}, i64 {start}")
-            section.lines.append(f"  store <{width} x {one}> {piece}, ptr {at}, align {size}")
+                section.lines.append(f"  {at} = getelementptr {one}, ptr {pointer}, i64 {offsets[start]}")
+            section.lines.append(f"  store <{width} x {one}> {piece}, ptr {at}, align {item_size(dtype)}")
             start += width
 
     # Loops

@@ -11,7 +11,7 @@ from ...ir.types import bool_, i64, u32, u64
 from ...passes.loops import REDUCED, Access, Bound, Nest, rules
 from ...passes.rewrite import repeated_number
 from . import philox
-from .nest_memory import LANES, Mask, MemoryWriter, Section, Spot, item_size, memory_type
+from .nest_memory import LANES, SIDE_BY_SIDE, Mask, MemoryWriter, Section, Spot, item_size, memory_type
 
 TEMPORARY_BYTES = 1 << 17
 RECOMPUTED_COST = 2
@@ -125,8 +125,7 @@ class ValueWriter(MemoryWriter):
         first = self.int(section, "add", self.position(access, spot, section, every), str(access.offset))
         if width == 1:
             return first
-        stride = access.strides[self.lane_dim]
-        steps = ", ".join(f"i64 {n * stride}" for n in range(LANES))
+        steps = ", ".join(f"i64 {n}" for n in self.offsets(access))
         name, whole, total = self.fresh("i"), self.fresh("i"), self.fresh("i")
         section.lines += [
             f"  {name} = insertelement <{LANES} x i64> poison, i64 {first}, i64 0",
@@ -209,9 +208,9 @@ class ValueWriter(MemoryWriter):
             f"  {words[0]} = load i32, ptr {key}, align 4",
             f"  {words[1]} = load i32, ptr {at}, align 4",
         ]
-        aligned = width != 1 and access.strides[self.lane_dim] == 1 and access.offset % 4 == 0
+        aligned = width != 1 and self.offsets(access) == SIDE_BY_SIDE and access.offset % 4 == 0
         aligned = aligned and all(
-            s % 4 == 0 or d == self.lane_dim or self.nest.dims[d].size == 1 for d, s in enumerate(access.strides)
+            s % 4 == 0 or d in self.lane_dims or self.nest.dims[d].size == 1 for d, s in enumerate(access.strides)
         )
         name = self.fresh("w")
         if aligned:

@@ -149,67 +149,69 @@ class OverlapAdd(Composite):
 
     def decompose(self, build: Any, x: Value, *, shape: Shape, stride: Shape, dilation: Shape) -> Value:
         # Element k of a window is number k // stride in its phase k % stride.  Elements of one phase lie a whole number of strides apart,
-        # so each phase is summed for itself: with zeros behind every place, windows of the padded places are the terms of a sum.
-        m, rank = len(shape), x.type.rank
-        lead = rank - 2 * m
-        axes = range(m)
-        x, phases, step = self._phases(build, x, stride, dilation)
-        whole = x.type.shape
-        count, terms = whole[lead + m : lead + 2 * m], whole[lead : lead + m]
-        reach = tuple((n - 1) * d for n, d in zip(terms, step, strict=True))
-        order = (*range(lead), *range(lead + 2 * m, lead + 3 * m), *[a for j in axes for a in (lead + j, lead + m + j)])
-        x = build.permute_dims(x, axes=order)
+        # so each phase is summed for itself: with zeros around all places, windows of the padded places are the terms of a sum.
+        m, lead = len(shape), x.type.rank - 2 * len(shape)
+        phases = stride if any(s > 1 for s in stride) else ()
+        x = build.permute_dims(x, axes=_before(x.type.rank, m))
+        if phases:
+            x = self._by_phase(build, x, stride, dilation)
+            dilation = tuple(1 if s > 1 else d for s, d in zip(stride, dilation, strict=True))
+        head = lead + len(phases)
+        x = self._summed(build, x, head, m, dilation)
+        if phases:
+            order = (*range(lead), *[a for j in range(m) for a in (head + j, lead + j)])
+            found = [n * s for n, s in zip(x.type.shape[head:], stride, strict=True)]
+            x = build.reshape(build.permute_dims(x, axes=order), shape=(*x.type.shape[:lead], *found))
+        stop = (*x.type.shape[:lead], *map(min, x.type.shape[lead:], shape))
         none = (0,) * x.type.rank
-        around = (*none[: lead + m], *[a for r in reach for a in (0, r)])
-        if any(around):
-            x = build.pad(x, low=around, high=around, interior=none)
-        length = tuple(n + r for n, r in zip(count, reach, strict=True))
-        if any(n > 1 for n in terms):
-            head = x.type.shape[: lead + m]
-            rows = tuple(n + r for n, r in zip(length, reach, strict=True))
-            x = build.reshape(x, shape=(*head, *[n * rows[j] for j, n in enumerate(terms)]))
-            apart = tuple(max(n - d, 1) for n, d in zip(rows, step, strict=True))
-            stop = tuple(reach[j] + (n - 1) * apart[j] + length[j] for j, n in enumerate(terms))
-            x = build.slice(x, start=((0,) * len(head) + reach), stop=(*head, *stop), step=(1,) * x.type.rank)
-            x = build.windows(x, size=terms, stride=(1,) * m, dilation=apart)
-            x = build.permute_dims(x, axes=_before(x.type.rank, m))
-            x = build.sum(x, axes=tuple(range(lead + m, lead + 2 * m)))
-        x = build.reshape(x, shape=(*whole[:lead], *phases, *length))
-        x = build.permute_dims(x, axes=(*range(lead), *[a for j in axes for a in (lead + m + j, lead + j)]))
-        return self._cut(build, x, lead, tuple(n * p for n, p in zip(length, phases, strict=True)), shape)
+        if stop != x.type.shape:
+            x = build.slice(x, start=none, stop=stop, step=(1,) * x.type.rank)
+        high = (*none[:lead], *[w - n for w, n in zip(shape, stop[lead:], strict=True)])
+        return build.pad(x, low=none, high=high, interior=none) if any(high) else x
 
     @staticmethod
-    def _phases(build: Any, x: Value, stride: Shape, dilation: Shape) -> tuple[Value, Shape, Shape]:
-        """The window's elements as ``[..., *terms, *places, *phases]``, the phases, and how far apart terms lie in places."""
+    def _by_phase(build: Any, x: Value, stride: Shape, dilation: Shape) -> Value:
+        """``[..., *size, *places]`` as ``[..., *phases, *terms, *places]``, with zeros for the elements that the last term lacks."""
         m, rank = len(stride), x.type.rank
         lead = rank - 2 * m
-        count, size = x.type.shape[lead : lead + m], x.type.shape[lead + m :]
-        x = build.permute_dims(x, axes=_before(rank, m))
         spread = tuple(d if s > 1 else 1 for s, d in zip(stride, dilation, strict=True))
-        reach = extents(size, spread)
+        reach = extents(x.type.shape[lead : lead + m], spread)
         high = tuple(-r % s for r, s in zip(reach, stride, strict=True))
-        if any(high) or reach != size:
-            none, rest = (0,) * lead, (0,) * m
+        none, rest = (0,) * lead, (0,) * m
+        if any(high) or any(d > 1 for d in spread):
             interior = (*none, *[d - 1 for d in spread], *rest)
             x = build.pad(x, low=(0,) * rank, high=(*none, *high, *rest), interior=interior)
-        terms = tuple((r + h) // s for r, h, s in zip(reach, high, stride, strict=True))
-        split = [n for pair in zip(terms, stride, strict=True) for n in pair]
-        x = build.reshape(x, shape=(*x.type.shape[:lead], *split, *count))
-        order = [*range(lead), *range(lead, lead + 2 * m, 2), *range(lead + 2 * m, lead + 3 * m)]
-        x = build.permute_dims(x, axes=(*order, *range(lead + 1, lead + 2 * m, 2)))
-        return x, stride, tuple(1 if s > 1 else d for s, d in zip(stride, dilation, strict=True))
+        split = [n for r, h, s in zip(reach, high, stride, strict=True) for n in ((r + h) // s, s)]
+        x = build.reshape(x, shape=(*x.type.shape[:lead], *split, *x.type.shape[lead + m :]))
+        terms = range(lead, lead + 2 * m, 2)
+        return build.permute_dims(
+            x, axes=(*range(lead), *[a + 1 for a in terms], *terms, *range(lead + 2 * m, lead + 3 * m))
+        )
 
     @staticmethod
-    def _cut(build: Any, x: Value, lead: int, found: Shape, shape: Shape) -> Value:
-        """The places as one axis each, as long as the result's."""
-        head = x.type.shape[:lead]
-        x = build.reshape(x, shape=(*head, *found))
-        rank = x.type.rank
-        if any(n > w for n, w in zip(found, shape, strict=True)):
-            stop = (*head, *map(min, found, shape))
-            x = build.slice(x, start=(0,) * rank, stop=stop, step=(1,) * rank)
-        high = (*(0,) * lead, *[w - n for w, n in zip(shape, x.type.shape[lead:], strict=True)])
-        return build.pad(x, low=(0,) * rank, high=high, interior=(0,) * rank) if any(high) else x
+    def _summed(build: Any, x: Value, head: int, m: int, step: Shape) -> Value:
+        """``y[..., i + k * step]`` is the sum of all ``x[..., k, i]``.
+
+        Of ``x`` with zeros around every row ``i``, that is the sum of windows whose element ``k`` lies ``step`` less than a row further.
+        """
+        outer, terms, count = x.type.shape[:head], x.type.shape[head : head + m], x.type.shape[head + m :]
+        reach = tuple((n - 1) * d for n, d in zip(terms, step, strict=True))
+        length = tuple(n + r for n, r in zip(count, reach, strict=True))
+        if not any(n > 1 for n in terms):
+            return build.reshape(x, shape=(*outer, *length))
+        none = (0,) * head
+        x = build.permute_dims(x, axes=(*range(head), *[a for j in range(m) for a in (head + j, head + m + j)]))
+        if any(reach):
+            around = (*none, *[a for r in reach for a in (0, r)])
+            x = build.pad(x, low=around, high=around, interior=(0,) * x.type.rank)
+        rows = tuple(n + r for n, r in zip(length, reach, strict=True))
+        apart = tuple(max(n - d, 1) for n, d in zip(rows, step, strict=True))
+        x = build.reshape(x, shape=(*outer, *[n * r for n, r in zip(terms, rows, strict=True)]))
+        stop = [r + (n - 1) * d + w for r, n, d, w in zip(reach, terms, apart, length, strict=True)]
+        x = build.slice(x, start=(*none, *reach), stop=(*outer, *stop), step=(1,) * x.type.rank)
+        x = build.windows(x, size=terms, stride=(1,) * m, dilation=apart)
+        x = build.permute_dims(x, axes=_before(x.type.rank, m))
+        return build.sum(x, axes=tuple(range(head, head + m)))
 
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, *, shape: Shape, stride: Shape, dilation: Shape) -> Rules:
         size = x.type.shape[x.type.rank - len(shape) :]
