@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from ..ir import Function, Value
+from ..ir.types import Shape
 from .manager import Context, Pass, per_function
 from .rewrite import Match, Rewrite, apply, splat_of
 
@@ -254,10 +255,11 @@ class SliceSum(Rewrite):
             return "something else reads the sum"
         return "axes that are summed over are kept" if match["keepdims"] else None
 
-    def after(self, build: Any, x: Value, axes: Any, start: Any, stop: Any, step: Any, **_: Any) -> Value:
-        kept = iter(zip(start, stop, step, strict=True))
-        parts = [(0, n, 1) if a in axes else next(kept) for a, n in enumerate(x.type.shape)]
-        low, high, steps = zip(*parts, strict=True)
+    def after(self, build: Any, x: Value, axes: Shape, start: Shape, stop: Shape, step: Shape, **_: Any) -> Value:
+        kept = [a for a in range(x.type.rank) if a not in axes]
+        low, high, steps = [0] * x.type.rank, list(x.type.shape), [1] * x.type.rank
+        for n, a in enumerate(kept):
+            low[a], high[a], steps[a] = start[n], stop[n], step[n]
         return build.sum(build.slice(x, start=low, stop=high, step=steps), axes=axes)
 
 
