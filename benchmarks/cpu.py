@@ -1,4 +1,4 @@
-"""TapeIR beside PyTorch and JAX on a CPU: training steps of MLPs and GPTs, single kernels, and compile time.
+"""TapeIR beside PyTorch and JAX on a CPU: training steps of MLPs, GPTs and CNNs, single kernels, and compile time.
 
 Everything is float32.  A training step is forward, backward and Adam on cross-entropy, fed with NumPy arrays and ended
 with ``float(loss)``.  Every contender runs in a process of its own; the processes take turns, one at a time.  Contenders

@@ -1,4 +1,4 @@
-"""TapeIR beside PyTorch and JAX on a CUDA device: training steps of MLPs and GPTs, the first step, kernels and launches.
+"""TapeIR beside PyTorch and JAX on a CUDA device: training steps of MLPs, GPTs and a CNN, the first step, kernels and launches.
 
 Everything is float32 without TF32, except what ``TapeIR fast`` computes.  A training step is forward, backward and Adam on cross-entropy,
 fed with NumPy arrays and ended with ``float(loss)``; kernels work on 2^26 elements that lie on the device.  Every contender runs in a
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.contenders import cuda_kernels  # noqa: E402
 from benchmarks.contenders.cuda_kernels import LAUNCHES, CudaKernel  # noqa: E402
 from benchmarks.contenders.turns import Outcome, Worker, about, arguments, chosen, compare, work  # noqa: E402
-from benchmarks.contenders.workloads import CHECKED, Contender, Gpt, Mlp, Training, Workload  # noqa: E402
+from benchmarks.contenders.workloads import CHECKED, Cnn, Contender, Gpt, Mlp, Training, Workload  # noqa: E402
 
 TOLERANCE = 1e-2
 """Relative difference of losses: sums have other orders."""
@@ -49,6 +49,7 @@ WORKLOADS: dict[str, Workload] = {
         Mlp("MLP 1024x1024-4096-4096-1000", 1.0, cold=1.5),
         Gpt("GPT 4 layers, d 256", 1.5, cold=3, layers=4, width=256, rows=8, length=128),
         Gpt("GPT 8 layers, d 512", 1.0, cold=3, layers=8, width=512, rows=16, length=512, heads=8),
+        Cnn("CNN 128x32x32, 64-128-256", 1, rows=128, side=32, channels=(3, 64, 128, 256)),
         CudaKernel("elementwise: x * y + z", 1, "multiply_add", 3, 4),
         CudaKernel("elementwise: GELU", 1, "gelu", 1, 2),
         CudaKernel("row: softmax", 1, "softmax", 1, 2),

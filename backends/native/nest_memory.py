@@ -14,7 +14,7 @@ from .vector import VectorBuilder
 
 LANES = 16
 SIDE_BY_SIDE = tuple(range(LANES))
-MOST_WINDOWS = 4
+MOST_LOADS = 4
 """Vectors of neighbours that are loaded in place of lanes one by one."""
 STREAM_ALIGNMENT = 16
 STREAMED = "!0 = !{i32 1}"
@@ -110,7 +110,7 @@ def _lane_dims(nest: Nest) -> tuple[int, ...]:
     return tuple(taken)
 
 
-def _windows(offsets: Sequence[int]) -> tuple[int, list[int]]:
+def _cover(offsets: Sequence[int]) -> tuple[int, list[int]]:
     """How many neighbours to load at once, and where, to have all offsets: nothing outside of the first and the last is loaded."""
     low, high = min(offsets), max(offsets)
     span = min(LANES, 1 << ((high - low + 1).bit_length() - 1))
@@ -304,7 +304,7 @@ class MemoryWriter:
                     f"  {name} = call {kind} @llvm.masked.load.{suffix}.p0(ptr {pointer}, i32 {size}, "
                     f"<{LANES} x i1> {mask}, {kind} zeroinitializer)"
                 )
-        elif only is None and len(_windows(offsets[: spot.count])[1]) <= MOST_WINDOWS:
+        elif only is None and len(_cover(offsets[: spot.count])[1]) <= MOST_LOADS:
             name = self._picked_out(pointer, dtype, offsets[: spot.count], section)
         else:
             steps = ", ".join(f"i64 {n}" for n in offsets)
@@ -317,7 +317,7 @@ class MemoryWriter:
 
     def _picked_out(self, pointer: str, dtype: DType, offsets: Sequence[int], section: Section) -> str:
         """Elements at some offsets out of vectors of neighbours; lanes without an offset repeat the last."""
-        span, starts = _windows(offsets)
+        span, starts = _cover(offsets)
         kind, one = f"<{span} x {memory_type(dtype)}>", memory_type(dtype)
         parts: list[str] = []
         for start in starts:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .workloads import DEVICE, LEARNING_RATE, Contender, Floats, Gpt, Kernel, KernelContender, Training, Workload
+from .workloads import DEVICE, LEARNING_RATE, Cnn, Contender, Floats, Gpt, Kernel, KernelContender, Training, Workload
 
 os.environ.setdefault("JAX_PLATFORMS", DEVICE)
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # contenders share the device
@@ -41,6 +41,18 @@ def perceptron(p: Any, x: Any) -> Any:
     for n in range(layers):
         x = (gelu(x) if n else x) @ p[f"{2 * n}.weight"] + p[f"{2 * n}.bias"]
     return x
+
+
+def images(size: Cnn, p: Any, x: Any) -> Any:
+    """Logits of the CNN of a workload."""
+    layout = ("NCHW", "OIHW", "NCHW")
+    window = (1, 1, 2, 2)
+    last = 3 * (len(size.channels) - 1)
+    for n in range(0, last, 3):
+        x = jax.lax.conv_general_dilated(x, p[f"{n}.weight"], (1, 1), "SAME", dimension_numbers=layout)
+        x = jax.nn.relu(x + p[f"{n}.bias"][:, None, None])
+        x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
+    return x.reshape(len(x), -1) @ p[f"{last + 1}.weight"] + p[f"{last + 1}.bias"]
 
 
 def decoder(size: Gpt, p: Any, x: Any) -> Any:
@@ -107,7 +119,10 @@ class Trainer(Contender):
         self.initial: Any = (parameters, zeros, zeros, np.zeros((), np.float32))
 
         def loss(p: Any, x: Any, y: Any) -> Any:
-            logits = decoder(size, p, x) if isinstance(size, Gpt) else perceptron(p, x)
+            if isinstance(size, Gpt):
+                logits = decoder(size, p, x)
+            else:
+                logits = images(size, p, x) if isinstance(size, Cnn) else perceptron(p, x)
             return cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1))
 
         def step(state: Any, x: Any, y: Any) -> Any:

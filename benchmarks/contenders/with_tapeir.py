@@ -14,7 +14,19 @@ import numpy as np
 import tapeir as tp
 from tapeir import nn, ops
 
-from .workloads import DEVICE, LEARNING_RATE, Contender, Floats, Gpt, Kernel, KernelContender, Mlp, Training, Workload
+from .workloads import (
+    DEVICE,
+    LEARNING_RATE,
+    Cnn,
+    Contender,
+    Floats,
+    Gpt,
+    Kernel,
+    KernelContender,
+    Mlp,
+    Training,
+    Workload,
+)
 
 # Imported now, so that no first step pays for it.
 tp.backends.get("compiled")
@@ -82,6 +94,14 @@ def perceptron(size: Mlp) -> nn.Module:
     return nn.Sequential(*layers)
 
 
+def images(size: Cnn) -> nn.Module:
+    """The CNN of a workload."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in zip(size.channels, size.channels[1:], strict=False):
+        layers += [nn.Conv2d(fan_in, fan_out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(size.features, size.classes))
+
+
 class Trainer(Contender):
     """``rt.step`` on one of the backends."""
 
@@ -92,8 +112,8 @@ class Trainer(Contender):
         if isinstance(size, Gpt):
             model, objective = Decoder(size), next_token_loss
         else:
-            assert isinstance(size, Mlp)
-            model = perceptron(size)
+            assert isinstance(size, (Mlp, Cnn))
+            model = perceptron(size) if isinstance(size, Mlp) else images(size)
         optimizer = tp.optim.Adam(lr=LEARNING_RATE)
         self.rt = tp.Runtime(
             model, objective=objective, optimizer=optimizer, backend=backend, device=DEVICE, numerics=numerics

@@ -8,7 +8,19 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from .workloads import DEVICE, LEARNING_RATE, Contender, Floats, Gpt, Kernel, KernelContender, Mlp, Training, Workload
+from .workloads import (
+    DEVICE,
+    LEARNING_RATE,
+    Cnn,
+    Contender,
+    Floats,
+    Gpt,
+    Kernel,
+    KernelContender,
+    Mlp,
+    Training,
+    Workload,
+)
 
 # Compiling in this process: a pool of compilers would stay beside the steps that are timed.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -16,6 +28,7 @@ torch: Any = import_module("torch")
 nn: Any = torch.nn
 F: Any = nn.functional
 aten: Any = torch.ops.aten
+torch.backends.cudnn.allow_tf32 = False  # float32, as products are by default
 
 
 class Block(nn.Module):
@@ -69,6 +82,14 @@ def perceptron(size: Mlp) -> Any:
     return nn.Sequential(*layers)
 
 
+def images(size: Cnn) -> Any:
+    """The CNN of a workload."""
+    layers: list[Any] = []
+    for fan_in, fan_out in zip(size.channels, size.channels[1:], strict=False):
+        layers += [nn.Conv2d(fan_in, fan_out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(size.features, size.classes))
+
+
 class Trainer(Contender):
     """The ordinary training loop."""
 
@@ -76,9 +97,12 @@ class Trainer(Contender):
         """``mode`` is that of ``torch.compile``; None runs eagerly."""
         parameters, batch = size.parameters(), size.batch()
         self.started = time.perf_counter()
-        model: Any = Decoder(size) if isinstance(size, Gpt) else None
-        if isinstance(size, Mlp):
-            model = perceptron(size)
+        model: Any
+        if isinstance(size, Gpt):
+            model = Decoder(size)
+        else:
+            assert isinstance(size, (Mlp, Cnn))
+            model = perceptron(size) if isinstance(size, Mlp) else images(size)
         model.to(DEVICE)
         self.parameters: dict[str, Any] = dict(model.named_parameters())
         self.initial: dict[str, Any] = {name: torch.from_numpy(array).to(DEVICE) for name, array in parameters.items()}

@@ -174,6 +174,38 @@ class Gpt(Training):
 
 
 @dataclass(frozen=True)
+class Cnn(Training):
+    """Convolutions of 3 by 3 with padding 1, each with ReLU and a max pool of 2 by 2 behind it; then a linear layer."""
+
+    rows: int = 64
+    side: int = 28
+    channels: tuple[int, ...] = (1, 32, 64)
+    classes: int = 10
+
+    @property
+    def features(self) -> int:
+        """Inputs of the linear layer."""
+        return self.channels[-1] * (self.side >> len(self.channels) - 1) ** 2
+
+    def parameters(self) -> dict[str, Floats]:
+        """Uniform within ``1 / sqrt(terms)``; convolutions are 0, 3, 6, ..., and a flattening stands before the linear layer."""
+        rng = np.random.default_rng(1)
+        shapes = [(o, i, 3, 3) for i, o in zip(self.channels, self.channels[1:], strict=False)]
+        made: dict[str, Floats] = {}
+        for n, shape in enumerate([*shapes, (self.classes, self.features)]):
+            bound = float(np.prod(shape[1:])) ** -0.5
+            at = 3 * n + (len(shape) == 2)
+            made[f"{at}.weight"] = rng.uniform(-bound, bound, shape).astype(np.float32)
+            made[f"{at}.bias"] = rng.uniform(-bound, bound, shape[:1]).astype(np.float32)
+        return made
+
+    def batch(self) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+        rng = np.random.default_rng(2)
+        x = rng.standard_normal((self.rows, self.channels[0], self.side, self.side)).astype(np.float32)
+        return x, rng.integers(0, self.classes, self.rows)
+
+
+@dataclass(frozen=True)
 class Kernel(Workload):
     """One kernel on arrays of 2^22 float32 elements; ``moved`` of them must be read or written."""
 
@@ -214,6 +246,9 @@ WORKLOADS: dict[str, Workload] = {
         Mlp("MLP 256x784-1024-1024-10", 1.0, over_products=1.15),
         Gpt("GPT 2 layers, d 64", 2, layers=2, width=64, length=64),
         Gpt("GPT 4 layers, d 256", 1.1, cold=3, cached=0.3, layers=4, width=256, length=128),
+        Cnn("CNN 64x8x8, 16-32", 1, side=8, channels=(1, 16, 32)),
+        Cnn("CNN 64x28x28, 32-64", 1),
+        Cnn("CNN 32x32x32, 32-64-128", 1, rows=32, side=32, channels=(3, 32, 64, 128)),
         Kernel("GELU", 1, "gelu", 2),
         Kernel("softmax", 1, "softmax", 2),
         Kernel("layer norm", 1, "layer_norm", 2),

@@ -97,6 +97,30 @@ def test_kernels_of_cross_entropy() -> None:
     assert len(work(compiled(step, x, target).function)) <= 2
 
 
+def convolution(x: Any, w: Any) -> Any:
+    return ops.relu(ops.conv(x, w, padding=1))
+
+
+def max_pool(x: Any) -> Any:
+    return ops.max_pool(x, 2)
+
+
+def test_convolution_copies_windows_and_multiplies() -> None:
+    x, w = normal(4, 3, 16, 16), normal(8, 3, 3, 3, seed=1)
+    assert work(compiled(convolution, x, w).function) == ["fused", "matmul", "fused"]
+    program = compiled(with_pullback(convolution), x, w, normal(4, 8, 16, 16, seed=2))
+    # More than above: relu's gradient in rows, its two products, and the sum of windows, which needs no padded array.
+    names = work(program.function)
+    assert (names.count("matmul"), len(names)) == (3, 7), names
+
+
+def test_a_pool_is_one_kernel_each_way() -> None:
+    x = normal(4, 3, 8, 8)
+    assert work(compiled(max_pool, x).function) == ["fused"]
+    program = compiled(with_pullback(max_pool), x, normal(4, 3, 4, 4, seed=1))
+    assert len(work(program.function)) <= 3, work(program.function)
+
+
 def training_step(layer: nn.Module, *shape: int) -> Function:
     """The planned step of a layer between an input and the mean of its squares."""
     rt = tp.Runtime(layer, objective="mse", optimizer=tp.optim.SGD(lr=0.1), backend="compiled")
@@ -144,6 +168,25 @@ def test_exact_code_is_vectors_of_sixteen_without_freedoms() -> None:
     assert not FREEDOMS.search(code), FREEDOMS.search(code)
     assert "fadd <16 x float>" in code
     assert set(re.findall(r"load <(\d+) x float>", code)) == {"16"}
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda x: ops.max_pool(x, 2), (4, 3, 8, 8)),
+        (lambda x: ops.exp(x[:, ::2]), (5, 64)),
+        (lambda x: ops.exp(x[:, ::-1]), (5, 64)),
+        (lambda x: ops.exp(ops.permute_dims(x.reshape((6, 4, 2, 8)), (0, 1, 3, 2))), (6, 64)),
+        (lambda x: ops.exp(x.reshape((64, 2, 1)) + np.ones((1, 1, 2), np.float32)), (64, 2)),
+    ],
+    ids=["pool", "step", "backwards", "exchanged", "repeated"],
+)
+def test_narrow_dimensions_and_steps_are_whole_vectors(function: Callable[..., Any], shape: tuple[int, ...]) -> None:
+    x = normal(*shape)
+    program = compiled(function, x)
+    assert "masked" not in program.source
+    assert "<16 x float>" in program.source
+    assert same_bits(program(x), np.asarray(tp.compile(function, backend="eager")(x)))
 
 
 def test_fast_code_may_contract_and_says_how_far_it_is() -> None:
