@@ -225,11 +225,61 @@ class OverlapAdd(Composite):
                 yield Sample((x,), {"shape": shape, "stride": stride, "dilation": dilation}, d is f64)
 
 
+TOGETHER = 1 << 18
+"""About how many elements the windows of one product of a convolution have: so many stay in a processor's cache."""
+
+
+class _Products:
+    """The matrices of a convolution: ``parts`` of the images, one product each (and each group of channels)."""
+
+    def __init__(self, build: Any, x: Shape, w: Shape, count: Shape, groups: int) -> None:
+        self.build, self.count, self.size = build, count, w[2:]
+        self.groups, self.terms, self.outputs = groups, math.prod(w[1:]), w[0]
+        batch, each = x[0], max(groups * self.terms * math.prod(count), 1)
+        together = [n for n in range(1, batch + 1) if batch % n == 0]
+        self.images_each = min(together, key=lambda n: abs(math.log(n * each / TOGETHER)), default=0)
+        self.parts = batch // self.images_each if batch else 1
+        self.outer = (self.parts,) if self.parts > 1 else ()
+
+    def kernels(self, w: Value) -> Value:
+        """``w`` as matrices ``[O / groups, terms]``, for every part the same."""
+        matrix = (*self._each_group(), self.outputs // self.groups, self.terms)
+        w = self.build.reshape(w, shape=matrix)
+        return self.build.broadcast_to(w, shape=(*self.outer, *matrix)) if self.outer else w
+
+    def _each_group(self) -> Shape:
+        return (self.groups,) if self.groups > 1 else ()
+
+    def _by_part(self, x: Value, channels: tuple[int, ...], places: tuple[int, ...], rows: int) -> Value:
+        """Matrices ``[rows, images * places]`` of each part; ``channels`` and ``places`` are axes of ``x``, whose first is of images."""
+        n = len(self.outer)
+        x = self.build.reshape(x, shape=(*self.outer, self.images_each, *x.type.shape[1:]))
+        x = self.build.permute_dims(x, axes=(*range(n), *[a + n for a in channels], n, *[a + n for a in places]))
+        columns = self.images_each * math.prod(self.count)
+        return self.build.reshape(x, shape=(*self.outer, *self._each_group(), rows, columns))
+
+    def columns(self, windows: Value) -> Value:
+        """Windows ``[N, C, *places, *size]`` as columns."""
+        m = len(self.size)
+        return self._by_part(windows, (1, *range(2 + m, 2 + 2 * m)), tuple(range(2, 2 + m)), self.terms)
+
+    def rows(self, y: Value) -> Value:
+        """Images ``[N, O, *places]`` as a row for each output channel."""
+        return self._by_part(y, (1,), tuple(range(2, 2 + len(self.size))), self.outputs // self.groups)
+
+    def images(self, matrices: Value, channels: Shape) -> Value:
+        """Matrices as ``[images, *channels, *places]``, of each part if there are several."""
+        first, n = len(self.outer), len(channels)
+        x = self.build.reshape(matrices, shape=(*self.outer, *channels, self.images_each, *self.count))
+        order = (*range(first), first + n, *range(first, first + n), *range(first + n + 1, x.type.rank))
+        return self.build.permute_dims(x, axes=order)
+
+
 class Conv(Composite):
     """Cross-correlation of ``x [N, C, *axes]`` with ``w [O, C / groups, *size]``: ``[N, O, *places]``, in PyTorch's layouts.
 
     ``y[n, o, i] = sum over c, k of w[o, c, k] * x[n, g * C / groups + c, i * stride + k * dilation]``, ``g`` being the group of ``o``.
-    It is one product of ``w`` and all windows, ``[C * size, N * places]``, so that its gradients are a product each too.
+    It is a product of ``w`` and the windows as columns, ``[C * size, images * places]``, of some images at a time; so are its gradients.
     """
 
     name = "conv"
@@ -269,54 +319,30 @@ class Conv(Composite):
         return y.reshape((x.shape[0], w.shape[0], *count)).astype(x.dtype)
 
     def decompose(self, build: Any, x: Value, w: Value, *, stride: Shape, dilation: Shape, groups: int) -> Value:
-        columns = self._columns(build, x, w, stride, dilation, groups)
-        y = build.matmul(self._kernels(build, w, groups), columns)
         count = places(self.name, x.type, w.type.shape[2:], stride, dilation)
-        return self._exchanged(build, build.reshape(y, shape=(w.type.shape[0], x.type.shape[0], *count)))
-
-    @staticmethod
-    def _exchanged(build: Any, x: Value) -> Value:
-        """The first two axes exchanged."""
-        return build.permute_dims(x, axes=(1, 0, *range(2, x.type.rank)))
-
-    @staticmethod
-    def _kernels(build: Any, w: Value, groups: int) -> Value:
-        """``w`` as the matrix ``[O, C * size]``, or one of each group."""
-        rows = w.type.shape[0]
-        lead, terms = ((groups,) if groups > 1 else ()), math.prod(w.type.shape[1:])
-        return build.reshape(w, shape=(*lead, rows // groups, terms))
-
-    def _columns(self, build: Any, x: Value, w: Value, stride: Shape, dilation: Shape, groups: int) -> Value:
-        """All windows as columns of the matrix ``[C * size, N * places]``, or of one of each group."""
-        size = w.type.shape[2:]
-        m = len(size)
-        windows = build.windows(x, size=size, stride=stride, dilation=dilation)
-        columns = math.prod(windows.type.shape[2 : 2 + m]) * x.type.shape[0]
-        windows = build.permute_dims(windows, axes=(1, *range(2 + m, 2 + 2 * m), 0, *range(2, 2 + m)))
-        lead = (groups,) if groups > 1 else ()
-        return build.reshape(windows, shape=(*lead, math.prod(w.type.shape[1:]), columns))
+        form = _Products(build, x.type.shape, w.type.shape, count, groups)
+        y = build.matmul(
+            form.kernels(w), form.columns(build.windows(x, size=form.size, stride=stride, dilation=dilation))
+        )
+        return build.reshape(form.images(y, w.type.shape[:1]), shape=(x.type.shape[0], w.type.shape[0], *count))
 
     def vjp(
         self, build: Any, dy: Value, y: Value, x: Value, w: Value, *, stride: Shape, dilation: Shape, groups: int
     ) -> Rules:
-        m, count = len(stride), y.type.shape[2:]
-
-        def rows() -> Value:
-            """``dy`` as the matrix ``[O, N * places]``, or one of each group."""
-            lead = (groups,) if groups > 1 else ()
-            shape = (*lead, y.type.shape[1] // groups, y.type.shape[0] * math.prod(count))
-            return build.reshape(self._exchanged(build, dy), shape=shape)
+        form = _Products(build, x.type.shape, w.type.shape, y.type.shape[2:], groups)
 
         def of_x() -> Value:
-            columns = build.matmul(self._kernels(build, w, groups), rows(), transpose_a=True)
-            windows = build.reshape(columns, shape=(x.type.shape[1], *w.type.shape[2:], x.type.shape[0], *count))
-            order = (1 + m, 0, *range(2 + m, 2 + 2 * m), *range(1, 1 + m))
-            windows = build.permute_dims(windows, axes=order)
-            return build.overlap_add(windows, shape=x.type.shape[2:], stride=stride, dilation=dilation)
+            columns = build.matmul(form.kernels(w), form.rows(dy), transpose_a=True)
+            windows = form.images(columns, (x.type.shape[1], *form.size))
+            windows = build.permute_dims(windows, axes=_before(windows.type.rank, len(form.size)))
+            added = build.overlap_add(windows, shape=x.type.shape[2:], stride=stride, dilation=dilation)
+            return build.reshape(added, shape=x.type.shape)
 
         def of_w() -> Value:
-            columns = self._columns(build, x, w, stride, dilation, groups)
-            return build.reshape(build.matmul(rows(), columns, transpose_b=True), shape=w.type.shape)
+            windows = build.windows(x, size=form.size, stride=stride, dilation=dilation)
+            parts = build.matmul(form.rows(dy), form.columns(windows), transpose_b=True)
+            whole = build.sum(parts, axes=(0,)) if form.outer else parts
+            return build.reshape(whole, shape=w.type.shape)
 
         return (of_x, of_w)
 

@@ -145,6 +145,28 @@ def test_gradients_of_conv_are_its_adjoints(run: Any, options: dict[str, Any]) -
     close(np.sum(w * dw), product)
 
 
+@pytest.mark.parametrize(
+    "options", [{"padding": 2}, {"groups": 2, "stride": 2, "padding": 1}, {"dilation": 2}], ids=str
+)
+def test_large_images_are_convolved_in_parts(options: dict[str, Any]) -> None:
+    x, w = random(3, 16, 64, 48), random(8, 16 // options.get("groups", 1), 5, 5, seed=1)
+    dy = random(*np.shape(ops.conv(x, w, **options)), seed=2)
+
+    def both(x: Any, w: Any, dy: Any) -> Any:
+        y, pullback = tp.vjp(lambda x, w: ops.conv(x, w, **options), x, w)
+        return y, *pullback(dy)
+
+    program = tp.compile(both, backend="compiled")
+    eager = tp.compile(both, backend="eager")(x, w, dy)
+    assert all(np.array_equal(a, b) for a, b in zip(program(x, w, dy), eager, strict=True))
+    products = [i for i in program.executable(x, w, dy).function.instructions if i.op.name == "matmul"]
+    assert [i.result.type.shape[0] for i in products] == [3, 3, 3]
+    each = [both(x[n : n + 1], w, dy[n : n + 1]) for n in range(3)]
+    close(eager[0], np.concatenate([y for y, _, _ in each]))
+    close(eager[1], np.concatenate([dx for _, dx, _ in each]))
+    np.testing.assert_allclose(eager[2], sum(dw for _, _, dw in each), rtol=1e-9, atol=1e-9)
+
+
 def test_second_derivatives(run: Any) -> None:
     x, w, v = random(1, 2, 5, 5), random(3, 2, 3, 3, seed=1), random(3, 2, 3, 3, seed=2)
 
