@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from program_strategies import programs, update_programs
 from strategies import (
     VIEWS,
     elementwise_samples,
@@ -19,10 +20,8 @@ from strategies import (
     join_samples,
     matmul_samples,
     operand_types,
-    programs,
     reduce_samples,
     shapes,
-    update_programs,
     view_samples,
 )
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from outcomes import Outcome, agree, outcome
-from strategies import Program, inputs_of, programs, update_programs
+from program_strategies import Program, programs, update_programs
+from strategies import inputs_of
 
 from tapeir.backends.base import compile_module
 from tapeir.backends.compiled import CompiledBackend, llvm_target

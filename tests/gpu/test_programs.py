@@ -210,7 +210,7 @@ def check_program(program: Any) -> None:
 
 def test_random_programs() -> None:
     hypothesis: Any = pytest.importorskip("hypothesis")
-    from strategies import programs, update_programs
+    from program_strategies import programs, update_programs
 
     quick = hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
     for strategy in (programs(), update_programs()):

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from outcomes import same_bits
-from strategies import Program, inputs_of, programs, update_programs
+from program_strategies import Program, programs, update_programs
+from strategies import inputs_of
 
 from tapeir.backends.compiled import lower
 from tapeir.backends.eager.interpret import run

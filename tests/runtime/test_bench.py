@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from commandline import HEADER, MODEL, fails, fill, irc
 from hypothesis import HealthCheck, given, settings
-from strategies import Program, operand_types, programs
+from program_strategies import Program, programs
+from strategies import operand_types
 
 from tapeir.backends.compiled import lower
 from tapeir.backends.eager.interpret import run

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from strategies import Program, programs, update_programs
+from program_strategies import Program, programs, update_programs
 
 import tapeir as tp
 from tapeir.backends import base, kernels

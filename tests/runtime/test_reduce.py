@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from strategies import Program, programs
+from program_strategies import Program, programs
 
 import tapeir as tp
 from tapeir.backends.base import compile_module

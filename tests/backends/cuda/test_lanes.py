@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from outcomes import agree, outcome
-from strategies import Program, programs
+from program_strategies import Program, programs
 
 import tapeir as tp
 from tapeir import nn

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from strategies import Program, programs, update_programs
+from program_strategies import Program, programs, update_programs
 
 from tapeir.ir import parse
 from tapeir.runtime.commands.modules import Given, target
