@@ -179,7 +179,7 @@ class VectorBuilder(ScalarBuilder):
             return self._call("abs", (a,), a.dtype, ", i1 false")
         if primitive in ("abs", "floor", "rint"):
             return a
-        raise NotImplementedError(f"{primitive} of {a.dtype}")
+        raise AssertionError(f"there is no primitive {primitive} of {a.dtype}")
 
     def _bits(self, a: Scalar, dtype: DType) -> Scalar:
         if bool_ in (a.dtype, dtype):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,18 +17,18 @@ DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
 """Where contenders compute: ``cpu`` or ``cuda``."""
 
 
-class Contender:
+class Contender(ABC):
     """One way to compute a workload.  ``reset`` returns to the initial state, ``step`` computes once."""
 
     started: float | None = None
     """When it began with what every contender is timed for, if that is later than its making: on the clock of ``time.perf_counter``."""
 
-    def reset(self) -> None:
-        """Nothing, where steps change nothing."""
+    def reset(self) -> None:  # noqa: B027 (most contenders have no state)
+        """Return to the initial state; nothing, where steps change nothing."""
 
+    @abstractmethod
     def step(self) -> float:
         """Compute once; the loss, where there is one."""
-        raise NotImplementedError
 
     def evidence(self) -> list[float]:
         """Numbers that are to agree between contenders: losses before and after each of the first ``CHECKED`` steps."""
@@ -46,9 +47,9 @@ class Contender:
 class KernelContender(Contender):
     """A contender for a ``Kernel``; ``results`` are what the last step wrote."""
 
+    @abstractmethod
     def results(self) -> Sequence[Floats]:
         """The results as arrays."""
-        raise NotImplementedError
 
     def evidence(self) -> list[float]:
         """For each result of the third step its size, and its distance from a fixed random array."""
@@ -72,7 +73,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Training(Workload):
+class Training(Workload, ABC):
     """A step of forward, backward and Adam on the mean cross-entropy.
 
     ``cold`` and ``cached`` are the wanted seconds of compiling, without and with a filled cache.
@@ -81,13 +82,13 @@ class Training(Workload):
     cold: float | None = None
     cached: float | None = None
 
+    @abstractmethod
     def parameters(self) -> dict[str, Floats]:
         """Initial arrays by PyTorch's state names and in its layouts; the same in every process."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batch(self) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
         """Inputs and labels."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
