@@ -5,7 +5,7 @@ its own copies, and nothing moves.  An op joins a group if it runs over the same
 the group's values where they are made.  Reductions over the same axes that read one value from outside join each other, and so do copies
 of parts of one value.  Groups are ordered by depth: what depends on a group is deeper, so an op may join a group when all it reads
 elsewhere is shallower; no path is ever searched.  A cheap producer (``CLONED_COST``) that reads at most one array of its own size is
-computed again by each kernel that needs it instead of being stored.
+computed again by each kernel that needs it instead of being stored; so is padding, whatever it pads.
 """
 
 from __future__ import annotations

@@ -1,11 +1,25 @@
 """The built-in ops by family; importing the package registers them."""
 
-from . import attention, contract, control, elementary, elementwise, gather, nn, random, reduce, shape, windows
+from . import (
+    attention,
+    contract,
+    control,
+    convolution,
+    elementary,
+    elementwise,
+    gather,
+    nn,
+    random,
+    reduce,
+    shape,
+    windows,
+)
 
 __all__ = [
     "attention",
     "contract",
     "control",
+    "convolution",
     "elementary",
     "elementwise",
     "gather",
