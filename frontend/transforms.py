@@ -129,7 +129,7 @@ def jvp(function: Callable[..., Any], primals: Sequence[Any], tangents: Sequence
                 raise ShapeError(f"tangent {tangent.type} of a primal {value.type}\n  rule: types are equal", here())
         outputs = _outputs(result)
         derivative = _or_zeros(forward(recorder, recorded, outputs, inputs, given), outputs)
-        return result, type(result)(derivative) if isinstance(result, (tuple, list)) else derivative[0]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return result, type(result)(derivative) if isinstance(result, (tuple, list)) else derivative[0]  # pyright: ignore[reportUnknownArgumentType]
 
     return call(primals, tangents)
 
@@ -154,7 +154,7 @@ def argument_names(function: Callable[..., Any], count: int) -> list[str | None]
     except (TypeError, ValueError):
         return [None] * count
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return [*names, *[None] * count][:count]  # type: ignore[list-item]
+    return [*names, *[None] * count][:count]
 
 
 def trace(function: Callable[..., Any], *arguments: Any, mode: str | None = None, dtype: DType = types.f32) -> Module:

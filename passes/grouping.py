@@ -322,7 +322,7 @@ class Fuser:
         inside = set(together)
         size = together[0].size
         known = next((g.split for g in together if g.split), None)
-        gather_row = isinstance(i.op, Gather) and self.source(i.operands[0])[0].owner in self.group_of  # type: ignore[comparison-overlap]
+        gather_row = isinstance(i.op, Gather) and self.source(i.operands[0])[0].owner in self.group_of
         if isinstance(i.op, Reduce):
             assert split is not None
             if math.prod(split) != size or known not in (None, split) or any(g.joins for g in together):

@@ -65,7 +65,7 @@ class Rewrite:
 
     def __init_subclass__(cls) -> None:
         names = list(inspect.signature(cls.before).parameters)[2:]
-        cls.pattern = cls.before(cls.__new__(cls), PatternBuilder(), *map(Var, names))  # type: ignore[misc]
+        cls.pattern = cls.before(cls.__new__(cls), PatternBuilder(), *map(Var, names))
 
     before: Callable[..., Any]
     after: Callable[..., Any]

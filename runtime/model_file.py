@@ -96,7 +96,7 @@ class ModelFile:
         """One batch to learn the entries' types from: ``inputs`` (types or arrays), else the first rows of the data."""
         inputs = self.value("inputs")
         if inputs is not None:
-            return list(inputs if isinstance(inputs, Sequence) else [inputs])  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+            return list(inputs if isinstance(inputs, Sequence) else [inputs])  # pyright: ignore[reportUnknownArgumentType]
         pair = self.data() if data is None else data
         if pair is None:
             raise ModelFileError(

@@ -220,7 +220,7 @@ class LlvmProgram(Executable):
         return self._plan()
 
     @property
-    def function(self) -> Function:  # type: ignore[override]
+    def function(self) -> Function:
         """The planned function."""
         return self.program.function
 

@@ -142,7 +142,7 @@ def rows_of(free: Sequence[bool], edges: Sequence[Edge]) -> list[list[int]]:
 
 def _layers(count: int, edges: Sequence[Edge]) -> list[int]:
     """For each vertex the length of the longest path to it."""
-    import networkx  # pyright: ignore[reportMissingTypeStubs]
+    import networkx
 
     nx = cast(Any, networkx)
     graph = nx.DiGraph()

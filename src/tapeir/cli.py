@@ -122,7 +122,7 @@ def _builds_model(command: Callable[..., None]) -> Callable[..., None]:
     ]
     context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     parameters = [context, *own[:-1], *added]
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__signature__ = inspect.Signature(parameters)
     call.__annotations__ = {p.name: p.annotation for p in parameters}
     call.__name__, call.__doc__ = command.__name__, command.__doc__
     return call

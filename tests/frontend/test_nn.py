@@ -352,7 +352,7 @@ def test_declarations_need_a_runtime() -> None:
     for use in (
         lambda: model.scale + 1,
         lambda: 2 * model.scale,
-        lambda: model.layers[0].weight.T,  # type: ignore[attr-defined]
+        lambda: model.layers[0].weight.T,
         lambda: ops.exp(model.scale),
         lambda: model(random(2, 3)),
         lambda: model.training,

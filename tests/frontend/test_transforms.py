@@ -338,7 +338,7 @@ def test_compile_specialises_per_type() -> None:
 
 
 def test_a_compiled_functions_results_are_its_callers() -> None:
-    compiled: Any = tp.compile(lambda x: (x * 2, x))  # pyright: ignore[reportUnknownLambdaType]
+    compiled: Any = tp.compile(lambda x: (x * 2, x))
     x = X.copy()
     first, through = compiled(x)
     compiled(x + 1)

@@ -118,7 +118,7 @@ def other_value(value: Any, random: Random) -> Any:
     if isinstance(value, str):
         return random.choice(("none", "tanh", value + "x"))
     if isinstance(value, tuple):
-        found: list[int] = list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        found: list[int] = list(value)  # pyright: ignore[reportUnknownArgumentType]
         if found and random.random() < 0.5:
             found[random.randrange(len(found))] += random.choice((-1, 1))
         else:

@@ -518,7 +518,7 @@ def test_the_view_zooms_moves_and_comes_back(browse: Open) -> None:
     dom = browse(view_page(parse(KERNELS)), "", LOOK)
     before, zoomed, moved, after = json.loads(dom.with_attribute("data-look")[0].attributes["data-look"])
     assert zoomed[2] > before[2]
-    assert moved == [pytest.approx(zoomed[0] + 40), zoomed[1], zoomed[2]]  # pyright: ignore[reportUnknownMemberType]
+    assert moved == [pytest.approx(zoomed[0] + 40), zoomed[1], zoomed[2]]
     assert after == before
 
 

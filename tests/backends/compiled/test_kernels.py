@@ -126,7 +126,7 @@ def training_step(layer: nn.Module, *shape: int) -> Function:
     rt = tp.Runtime(layer, objective="mse", optimizer=tp.optim.SGD(lr=0.1), backend="compiled")
     rt.step(normal(*shape), normal(*shape, seed=1))
     (program,) = rt.artifacts.values()
-    return program.function  # type: ignore[no-any-return]
+    return program.function
 
 
 @pytest.mark.parametrize(
