@@ -119,18 +119,22 @@ class ValueWriter(MemoryWriter):
             )
         raise AssertionError(f"{op.name} was not finished before it is read")
 
-    def _lanes(self, access: Access, spot: Spot, section: Section, width: int) -> str:
-        """A position as i64 operand, lane by lane where wide."""
+    def _lanes(self, access: Access, spot: Spot, section: Section, width: int, bits: int = 64) -> str:
+        """A position as an integer operand, lane by lane where wide."""
         every = range(len(access.strides))
         first = self.int(section, "add", self.position(access, spot, section, every), str(access.offset))
         if width == 1:
             return first
-        steps = ", ".join(f"i64 {n}" for n in self.offsets(access))
+        if bits != 64:
+            narrow = self.fresh("i")
+            section.lines.append(f"  {narrow} = trunc i64 {first} to i{bits}")
+            first = narrow
+        kind, steps = f"<{LANES} x i{bits}>", ", ".join(f"i{bits} {n}" for n in self.offsets(access))
         name, whole, total = self.fresh("i"), self.fresh("i"), self.fresh("i")
         section.lines += [
-            f"  {name} = insertelement <{LANES} x i64> poison, i64 {first}, i64 0",
-            f"  {whole} = shufflevector <{LANES} x i64> {name}, <{LANES} x i64> poison, <{LANES} x i32> zeroinitializer",
-            f"  {total} = add <{LANES} x i64> {whole}, <{steps}>",
+            f"  {name} = insertelement {kind} poison, i{bits} {first}, i64 0",
+            f"  {whole} = shufflevector {kind} {name}, {kind} poison, <{LANES} x i32> zeroinitializer",
+            f"  {total} = add {kind} {whole}, <{steps}>",
         ]
         return total
 
@@ -147,19 +151,18 @@ class ValueWriter(MemoryWriter):
 
     def _condition(self, bounds: list[Bound], spot: Spot, section: Section, width: int) -> str | None:
         """Whether the bounds hold, i1 or a vector of them."""
-        kind = "i64" if width == 1 else f"<{width} x i64>"
         flags: list[str] = []
         for b in bounds:
-            wide = width != 1 and self.is_wide(b.position, spot)
-            at = self._lanes(b.position, spot, section, LANES if wide else 1)
             flag = self.fresh("c")
-            if wide or width == 1:
-                size = str(b.size) if width == 1 else f"splat (i64 {b.size})"
-                section.lines.append(f"  {flag} = icmp ult {kind} {at}, {size}")
-            else:
-                one = self.fresh("c")
-                section.lines.append(f"  {one} = icmp ult i64 {at}, {b.size}")
-                first = self.fresh("c")
+            if width != 1 and self.is_wide(b.position, spot):
+                bits = 32 if self._reach(b.position) < 1 << 31 else 64
+                at = self._lanes(b.position, spot, section, LANES, bits)
+                section.lines.append(f"  {flag} = icmp ult <{LANES} x i{bits}> {at}, splat (i{bits} {b.size})")
+                flags.append(flag)
+                continue
+            section.lines.append(f"  {flag} = icmp ult i64 {self._lanes(b.position, spot, section, 1)}, {b.size}")
+            if width != 1:
+                one, first, flag = flag, self.fresh("c"), self.fresh("c")
                 section.lines += [
                     f"  {first} = insertelement <{LANES} x i1> poison, i1 {one}, i64 0",
                     f"  {flag} = shufflevector <{LANES} x i1> {first}, <{LANES} x i1> poison, <{LANES} x i32> zeroinitializer",
@@ -172,6 +175,12 @@ class ValueWriter(MemoryWriter):
             )
             flags.append(name)
         return flags[0] if flags else None
+
+    def _reach(self, access: Access) -> int:
+        """More than the size of any position, lanes that do not count included."""
+        return abs(access.offset) + sum(
+            abs(s) * (d.size + LANES) for s, d in zip(access.strides, self.nest.dims, strict=True)
+        )
 
     def _join(
         self, i: Instruction, access: Access, spot: Spot, section: Section, width: int, only: Mask | None
