@@ -9,7 +9,6 @@ from typing import Any
 from ...ir.errors import ShapeError
 from ...ir.graph import Value
 from ...ir.ops.windows import extents
-from ...ir.record import here
 from ...ir.types import Shape
 from ..convert import as_value, broadcast, builder, cast, on_tape, promoted
 from ..tensor import Tensor
@@ -24,7 +23,7 @@ def per_axis(what: str, value: Sizes, count: int) -> Shape:
     """One number for each of ``count`` axes."""
     sizes = (value,) * count if isinstance(value, int) else tuple(value)
     if len(sizes) != count:
-        raise ShapeError(f"{what} {list(sizes)}\n  rule: one number, or one for each of {count} axes", here())
+        raise ShapeError(f"{what} {list(sizes)}\n  rule: one number, or one for each of {count} axes")
     return sizes
 
 

@@ -6,6 +6,7 @@ import math
 from typing import Any, ClassVar
 
 from .. import functional as ops
+from ..functional.apply import located_errors
 from ..functional.convolution import Sizes, per_axis
 from . import init
 from .module import Module, Parameter
@@ -29,7 +30,8 @@ class _Conv(Module):
             raise ValueError(
                 f"{type(self).__name__} of {in_channels} to {out_channels} channels in {groups} groups; the groups divide both"
             )
-        size = per_axis("kernel size", kernel_size, self.rank)
+        with located_errors(type(self).__name__):
+            size = per_axis("kernel size", kernel_size, self.rank)
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         terms = in_channels // groups * math.prod(size)
         bound = 1 / math.sqrt(terms) if terms else 0.0
@@ -56,7 +58,8 @@ class _Pool(Module):
     rank: ClassVar[int]
 
     def __init__(self, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0) -> None:
-        self.kernel_size = per_axis("kernel size", kernel_size, self.rank)
+        with located_errors(type(self).__name__):
+            self.kernel_size = per_axis("kernel size", kernel_size, self.rank)
         self.stride: Sizes | None = stride
         self.padding = padding
 

@@ -88,10 +88,13 @@ class Conv(Composite):
                 "  rule: x is [N, C, *axes], w is [O, C / groups, *size], and there is a stride for each of the axes"
             )
         channels, kernels = x.shape[1], w.shape[0]
-        if groups < 1 or kernels % groups or channels != w.shape[1] * groups:
+        of = f" in {groups} groups" if groups != 1 else ""
+        if groups < 1 or kernels % groups:
+            raise ShapeError(f"conv of {x} and {w}{of}\n  rule: the groups divide the {kernels} output channels")
+        if channels != w.shape[1] * groups:
             raise ShapeError(
-                f"conv of {x} and {w} in {groups} groups\n"
-                "  rule: w is [O, C / groups, *size], and the groups divide O and C"
+                f"conv of {x} and {w}{of}: {channels} channels, and the weight takes {w.shape[1] * groups}\n"
+                "  rule: x is [N, C, *axes] and w is [O, C / groups, *size]"
             )
         return x.with_shape((x.shape[0], kernels, *places(self.name, x, w.shape[2:], stride, dilation)))
 
