@@ -62,6 +62,7 @@ from .logic import (
     where,
 )
 from .neural import (
+    batch_norm,
     cross_entropy,
     dropout,
     embedding,
@@ -100,6 +101,7 @@ __all__ = [
     "argmin",
     "astype",
     "avg_pool",
+    "batch_norm",
     "bitwise_and",
     "bitwise_invert",
     "bitwise_left_shift",

@@ -143,6 +143,20 @@ def layer_norm(
 
 
 @on_tape
+def batch_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
+    """PyTorch's batch_norm in training, of ``x [N, C, *axes]``: each channel by its own mean and biased variance.
+
+    ``weight`` and ``bias`` are ``[C]``.
+    """
+    value = floating(x)
+    result = Tensor(builder().batch_norm(value, eps=eps))
+    channel = (-1, *[1] * (value.type.rank - 2))
+    if weight is not None:
+        result = multiply(result, reshape(weight, channel))
+    return result if bias is None else add(result, reshape(bias, channel))
+
+
+@on_tape
 def embedding(x: Any, weight: Any) -> Tensor:
     """Rows of ``weight`` at integer indices; an index out of range raises IndexError."""
     return take(weight, x, axis=0)

@@ -10,6 +10,7 @@ from ..convert import as_value, builder, cast, on_tape
 from ..tensor import Tensor
 from .apply import Axis, floating, located_errors
 from .arithmetic import sqrt, subtract
+from .shape import reshape
 
 
 def _reduce(name: str, x: Any, axis: Axis, keepdims: bool) -> Tensor:
@@ -46,7 +47,8 @@ def var(x: Any, axis: Axis = None, correction: float = 0.0, keepdims: bool = Fal
     value = floating(x)
     with located_errors("var", value):
         axes = normalize_axes(axis, value.type.rank)
-    centred = subtract(Tensor(value), mean(Tensor(value), axes, keepdims=True))
+    kept = [1 if a in axes else n for a, n in enumerate(value.type.shape)]
+    centred = subtract(Tensor(value), reshape(mean(Tensor(value), axes), kept))
     total = builder().sum(builder().mul(centred.value, centred.value), axes=axes, keepdims=keepdims)
     return Tensor(builder().div(total, _count(value.type.shape, axes) - correction))
 

@@ -145,10 +145,9 @@ class _BatchNorm(Module):
             unbiased = variance * (count / (count - 1))
             self.running_mean.assign(self.running_mean * (1 - self.momentum) + mean * self.momentum)
             self.running_var.assign(self.running_var * (1 - self.momentum) + unbiased * self.momentum)
-        else:
-            mean, variance = self.running_mean, self.running_var
-        inverse = ops.rsqrt(variance + self.eps)
-        y = (x - ops.reshape(mean, channel)) * ops.reshape(inverse, channel)
+            return ops.batch_norm(x, self.weight, self.bias, self.eps)
+        inverse = ops.rsqrt(self.running_var + self.eps)
+        y = (x - ops.reshape(self.running_mean, channel)) * ops.reshape(inverse, channel)
         if self.weight is not None:
             y = y * ops.reshape(self.weight, channel)
         return y if self.bias is None else y + ops.reshape(self.bias, channel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -219,14 +219,47 @@ class LogSoftmax(Softmax):
         return (lambda: build.sub(dy, build.mul(build.exp(y), _sum(build, dy, (axis,)))),)
 
 
-class LayerNorm(Composite):
+class _Standardized(Composite):
+    """Base of the normalisations: ``(x - mean) / sqrt(var + eps)`` over some axes."""
+
+    arity = 1
+
+    axes: Callable[[int, Mapping[str, Any]], tuple[int, ...]]
+    """The axes over which mean and variance are taken, for a rank and attributes."""
+
+    def eval(self, xp: Any, x: Array, **attrs: Any) -> Array:
+        axes, wide = self.axes(x.ndim, attrs), x.astype(np.float64)
+        centred = wide - wide.mean(axes, keepdims=True)
+        return (centred / xp.sqrt(wide.var(axes, keepdims=True) + attrs["eps"])).astype(x.dtype)
+
+    def _parts(self, build: Any, x: Value, attrs: Mapping[str, Any]) -> tuple[Value, Value, tuple[int, ...]]:
+        axes = self.axes(x.type.rank, attrs)
+        centred = build.sub(x, _mean(build, x, axes))
+        count = float(math.prod(x.type.shape[a] for a in axes))
+        variance = build.div(build.sum(build.mul(centred, centred), axes=axes), count)
+        inverse = build.div(1.0, build.sqrt(build.add(variance, attrs["eps"])))
+        return centred, keep_axes(build, inverse, x, axes), axes
+
+    def decompose(self, build: Any, x: Value, **attrs: Any) -> Value:
+        centred, inverse, _ = self._parts(build, x, attrs)
+        return build.mul(centred, inverse)
+
+    def vjp(self, build: Any, dy: Value, y: Value, x: Value, **attrs: Any) -> Rules:
+        def rule() -> Value:
+            _, inverse, axes = self._parts(build, x, attrs)
+            pull = build.mul(y, _mean(build, build.mul(dy, y), axes))
+            return build.mul(build.sub(build.sub(dy, _mean(build, dy, axes)), pull), inverse)
+
+        return (rule,)
+
+
+class LayerNorm(_Standardized):
     """``y = (x - mean) / sqrt(var + eps)`` over the last ``rank`` axes (Ba et al., arXiv:1607.06450); weight and bias are separate ops.
 
     Backward: ``dx = (dy - mean(dy) - y * mean(dy * y)) / sqrt(var + eps)``.
     """
 
     name = "layer_norm"
-    arity = 1
     attrs = {"rank": Attr("int"), "eps": Attr("float", 1e-5)}
 
     def infer(self, x: TensorType, *, rank: int, eps: float) -> TensorType:
@@ -237,36 +270,39 @@ class LayerNorm(Composite):
             )
         return x
 
-    def eval(self, xp: Any, x: Array, *, rank: int, eps: float) -> Array:
-        axes = tuple(range(x.ndim - rank, x.ndim))
-        wide = x.astype(np.float64)
-        return ((wide - wide.mean(axes, keepdims=True)) / xp.sqrt(wide.var(axes, keepdims=True) + eps)).astype(x.dtype)
-
     @staticmethod
-    def _parts(build: Any, x: Value, rank: int, eps: float) -> tuple[Value, Value, tuple[int, ...]]:
-        axes = tuple(range(x.type.rank - rank, x.type.rank))
-        centred = build.sub(x, _mean(build, x, axes))
-        count = float(math.prod(x.type.shape[a] for a in axes))
-        variance = build.div(build.sum(build.mul(centred, centred), axes=axes), count)
-        inverse = build.div(1.0, build.sqrt(build.add(variance, eps)))
-        return centred, keep_axes(build, inverse, x, axes), axes
-
-    def decompose(self, build: Any, x: Value, *, rank: int, eps: float) -> Value:
-        centred, inverse, _ = self._parts(build, x, rank, eps)
-        return build.mul(centred, inverse)
-
-    def vjp(self, build: Any, dy: Value, y: Value, x: Value, *, rank: int, eps: float) -> Rules:
-        def rule() -> Value:
-            _, inverse, axes = self._parts(build, x, rank, eps)
-            pull = build.mul(y, _mean(build, build.mul(dy, y), axes))
-            return build.mul(build.sub(build.sub(dy, _mean(build, dy, axes)), pull), inverse)
-
-        return (rule,)
+    def axes(rank: int, attrs: Mapping[str, Any]) -> tuple[int, ...]:
+        return tuple(range(rank - attrs["rank"], rank))
 
     def samples(self, random: Random) -> Iterable[Sample]:
         for d in (f64, f32):
             for shape, rank in (((2, 5), 1), ((2, 3, 4), 2), ((0, 3), 1), ((4, 1), 1)):
                 yield Sample((random.uniform(-3, 3, shape).astype(d.numpy),), {"rank": rank, "eps": 1e-5}, d is f64)
+
+
+class BatchNorm(_Standardized):
+    """``y = (x - mean) / sqrt(var + eps)`` of each channel, over all axes but the second (Ioffe and Szegedy, arXiv:1502.03167).
+
+    Weight, bias and running values are separate ops.  Backward: ``dx = (dy - mean(dy) - y * mean(dy * y)) / sqrt(var + eps)``.
+    """
+
+    name = "batch_norm"
+    attrs = {"eps": Attr("float", 1e-5)}
+
+    def infer(self, x: TensorType, *, eps: float) -> TensorType:
+        need_kind(self.name, x, "f")
+        if x.rank < 2 or 0 in (x.shape[0], *x.shape[2:]):
+            raise ShapeError(f"batch_norm of {x}\n  rule: x is [N, C, *axes], and a channel has an element")
+        return x
+
+    @staticmethod
+    def axes(rank: int, attrs: Mapping[str, Any]) -> tuple[int, ...]:
+        return (0, *range(2, rank))
+
+    def samples(self, random: Random) -> Iterable[Sample]:
+        for d in (f64, f32):
+            for shape in ((5, 2), (3, 2, 4), (2, 3, 2, 3), (4, 0), (1, 3, 2)):
+                yield Sample((random.uniform(-3, 3, shape).astype(d.numpy),), {"eps": 1e-5}, d is f64)
 
 
 class CrossEntropy(Composite):
