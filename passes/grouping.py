@@ -114,7 +114,7 @@ class Fuser:
         self.checked = {i.operands[i.op.check.operand] for i in function.instructions if i.op.check and can_fail(i)}
         """Operands that are looked at before a kernel runs, so they are in memory."""
         self.readers: dict[Value, list[Group]] = {}
-        """The groups that read every element of a value that is in none."""
+        """The groups that read every element of a value that they do not make."""
         self.movers: dict[tuple[Value, Shape], list[Group]] = {}
         """The groups of copies of parts of a value, by that and the shape of the parts."""
         self.position = {i: n for n, i in enumerate(function.instructions)}
@@ -298,8 +298,11 @@ class Fuser:
         group.members.append(i)
         for o in i.operands:
             source = self.source(o)[0]
-            outside = source.owner is None or not (source.owner in self.group_of or isinstance(source.owner.op, Source))
-            if outside and source.type.size == group.size and source not in group.reads:
+            owner = source.owner
+            made = owner is not None and (
+                isinstance(owner.op, Source) or (owner in self.group_of and find(self.group_of[owner]) is group)
+            )
+            if not made and source.type.size == group.size and source not in group.reads:
                 group.reads.add(source)
                 self.readers.setdefault(source, []).append(group)
         if isinstance(i.op, View):

@@ -299,6 +299,16 @@ def test_batch_norm_of_images(backend: str) -> None:
         rt.predict(random(4, 3, 5))
 
 
+@pytest.mark.parametrize("shape", [(6, 3), (4, 3, 5), (2, 3, 4, 3)], ids=str)
+def test_batch_norm_normalises_each_channel(run: Any, shape: tuple[int, ...]) -> None:
+    x, weight, bias = random(*shape) * 3 + 1, random(3, seed=1), random(3, seed=2)
+    axes, channel = (0, *range(2, len(shape))), (3, *[1] * (len(shape) - 2))
+    normal = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-3)
+    close(run(lambda x: ops.batch_norm(x, eps=1e-3), x), normal)
+    wanted = normal * weight.reshape(channel) + bias.reshape(channel)
+    close(run(lambda x, w, b: ops.batch_norm(x, w, b, eps=1e-3), x, weight, bias), wanted)
+
+
 # Refusals
 
 
@@ -318,6 +328,7 @@ def test_batch_norm_of_images(backend: str) -> None:
         (lambda x: ops.max_pool(x, 6), "a window fits into its axis"),
         (lambda x: ops.avg_pool(x[0, 0], 2), "a size for each of its last axes"),
         (lambda x: ops.avg_pool(x, (1, 1, 1, 1, 1)), "a size for each of its last axes"),
+        (lambda x: ops.batch_norm(x[0, 0, 0]), r"x is \[N, C, \*axes\]"),
         (lambda x: nn.Conv2d(3, 4, (1, 2, 3)), "Conv2d: kernel size.*\n.*one for each of 2 axes"),
     ],
 )
