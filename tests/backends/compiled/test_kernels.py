@@ -133,8 +133,8 @@ def training_step(layer: nn.Module, *shape: int) -> Function:
     ("layer", "most"),
     [
         # with the loss and its gradient, the rows' new statistics and the update
-        (nn.BatchNorm1d(64), 6),
-        (nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(64)), 8),
+        (nn.BatchNorm1d(64), 5),
+        (nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(64)), 3),
     ],
     ids=["batch norm", "dropout and batch norm"],
 )
