@@ -220,13 +220,14 @@ class Fuser:
     def _outside(self, i: Instruction, inside: set[Group]) -> list[Value]:
         """The values that an op reads from outside of some groups."""
         found: list[Value] = []
-        for o in i.operands:
+        for n, o in enumerate(i.operands):
             source, _ = self.source(o)
             owner = source.owner
             if owner is not None and owner in self.group_of:
                 if find(self.group_of[owner]) in inside:
                     continue
-                found += self.clone_leaves(source) or (source,)
+                whole = isinstance(i.op, Gather) and n == 0  # chosen from by position: it is in memory
+                found += (None if whole else self.clone_leaves(source)) or (source,)
             else:
                 found.append(source)
         return found

@@ -529,9 +529,13 @@ class Bitcast(Elementwise):
         return xp.ascontiguousarray(x).view(dtype.numpy).reshape(x.shape)
 
     def scalar(self, s: ScalarBuilder, x: Scalar, *, dtype: DType) -> Scalar:
-        if x.dtype.floating:
-            x = s.select(s.is_nan(x), s.like(x, math.nan), x)
-        return s.bits(x, dtype)
+        if not x.dtype.floating:
+            return s.bits(x, dtype)
+        # Chosen among integers: LLVM takes one NaN for as good as another.
+        word = dtype if dtype.integer else DTYPES[f"u{dtype.bits}"]
+        nan = np.asarray(math.nan).astype(x.dtype.numpy).view(word.numpy)
+        bits = s.select(s.is_nan(x), s.constant(int(nan), word), s.bits(x, word))
+        return s.bits(bits, dtype) if dtype is not word else bits
 
     vjp = Absent("bits have no derivative")
 
