@@ -115,7 +115,7 @@ class _Rewriter:
         """Whether a kernel computes a value itself: a member, a view, a number, or a cheap op computed again."""
         fuser = self.fuser
         if i in fuser.group_of:
-            return find(fuser.group_of[i]) is group or fuser.clone_leaves(v) is not None
+            return find(fuser.group_of[i]) is group or v in group.inlined or fuser.clone_leaves(v) is not None
         if isinstance(i.op, Source):
             return i.op.element is not None or splat_of(v) is not None
         if not isinstance(i.op, View):

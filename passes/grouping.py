@@ -5,7 +5,8 @@ its own copies, and nothing moves.  An op joins a group if it runs over the same
 the group's values where they are made.  Reductions over the same axes that read one value from outside join each other, and so do copies
 of parts of one value.  Groups are ordered by depth: what depends on a group is deeper, so an op may join a group when all it reads
 elsewhere is shallower; no path is ever searched.  A cheap producer (``CLONED_COST``) that reads at most one array of its own size is
-computed again by each kernel that needs it instead of being stored; so is padding, whatever it pads.
+computed again by each kernel that needs it instead of being stored; so is padding, whatever it pads.  At the end, reductions take in chains
+(``INLINED_COST``) whose result only they read, where they then read no more arrays.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from .manager import Context
 
 MEMBERS = 64
 CLONED_COST = 2
+INLINED_COST = 4
+"""Ops of a chain that a reduction computes itself instead of reading its result, where it then reads no more arrays."""
 SINGLE_ROW = 1 << 13
 """A reduction of everything joins only groups up to this size: one row is not shared by threads."""
 JOINED = 4
@@ -53,6 +56,7 @@ class Group:
     members: list[Instruction] = field(default_factory=list[Instruction])
     reduced: set[Value] = field(default_factory=set[Value])
     reads: set[Value] = field(default_factory=set[Value])
+    inlined: set[Value] = field(default_factory=set[Value])
     consumed: bool = False
     joins: bool = False
     into: Group | None = None
@@ -187,6 +191,11 @@ class Fuser:
             self.cloned[v] = None if checked else self._find_leaves(v)
         return self.cloned[v]
 
+    @staticmethod
+    def _is_simple(i: Instruction) -> bool:
+        """Whether an op takes about a cycle an element."""
+        return isinstance(i.op, Elementwise) and i.op.rounding == "correct" and i.op.name not in ("div", "sqrt")
+
     def _find_leaves(self, v: Value) -> tuple[Value, ...] | None:
         cost, pending, leaves = 0, [v], dict[Value, None]()
         while pending:
@@ -200,9 +209,8 @@ class Fuser:
             if isinstance(i.op, Join) and len(i.operands) == 1:
                 leaves[self.source(i.operands[0])[0]] = None
                 continue
-            simple = isinstance(i.op, Elementwise) and i.op.rounding == "correct" and i.op.name not in ("div", "sqrt")
             cost += 1
-            if not simple or cost > CLONED_COST:
+            if not self._is_simple(i) or cost > CLONED_COST:
                 return None
             pending += i.operands
         large = [x for x in leaves if x.type.size >= v.type.size]
@@ -376,17 +384,22 @@ class Fuser:
             return False
         group = together[0]
         for other in together[1:]:
-            other.into = group
-            group.members += other.members
-            group.reduced |= other.reduced
-            group.reads |= other.reads
-            group.consumed |= other.consumed
-            group.joins |= other.joins
+            self._absorb(group, other)
         group.depth, group.split = max(need, depth), split
         group.joins |= isinstance(i.op, Join)
         self._consume(outside)
         self._add(i, group, reduced)
         return True
+
+    def _absorb(self, group: Group, other: Group) -> None:
+        """Make another group part of a group."""
+        other.into = group
+        group.members += other.members
+        group.reduced |= other.reduced
+        group.reads |= other.reads
+        group.inlined |= other.inlined
+        group.consumed |= other.consumed
+        group.joins |= other.joins
 
     def group(self) -> Self:
         """Put every op into a group."""
@@ -398,4 +411,80 @@ class Fuser:
             elif not isinstance(i.op, View):
                 self.depths[i] = 1 + max((self._depth(o) for o in i.operands), default=0)
                 self._consume(i.operands)
+        self._inline()
         return self
+
+    # Chains that reductions compute themselves
+
+    def _inline(self) -> None:
+        """Let reductions compute what only they read, if what it is made of is read anyway: nobody then stores it."""
+        levels: dict[tuple[Shape, int], list[Group]] = {}
+        for group in dict.fromkeys(map(find, self.group_of.values())):
+            if group.split is not None:
+                levels.setdefault((group.split, group.depth), []).append(group)
+        for groups in levels.values():
+            for group in groups:
+                for v in sorted(group.reads, key=self._place_of):
+                    self._inline_into(find(group), v, groups)
+
+    def _place_of(self, v: Value) -> int:
+        return self.position[v.owner] if v.owner is not None else -1
+
+    def _inline_into(self, group: Group, v: Value, groups: Sequence[Group]) -> None:
+        near = [g for g in dict.fromkeys(map(find, groups)) if g is not group]
+        chain = self._chain(v, group, set[Value]().union(group.reads - {v}, *[g.reads for g in near]))
+        if chain is None:
+            return
+        inside, leaves = chain
+        large = {x for x in leaves if x.type.size >= v.type.size}
+        for others in ([], [g for g in near if large & g.reads]):
+            reads = set[Value]().union(group.reads, *[g.reads for g in others])
+            members = sum(len(g.members) for g in (group, *others))
+            if len(large - reads) <= 1 and members < MEMBERS:
+                for other in others:  # equally deep, so that none needs another
+                    self._absorb(group, other)
+                group.inlined |= inside
+                group.reads = (group.reads - {v}) | large
+                return
+
+    def _chain(self, v: Value, reader: Group, known: Set[Value]) -> tuple[set[Value], set[Value]] | None:
+        """The values of a short chain of simple ops that ends at a value that only a group reads, and what they are made of.
+
+        It goes back to what is ``known`` to be in memory, and no further than what made the value.
+        """
+        maker = find(self.group_of[v.owner]) if v.owner is not None and v.owner in self.group_of else None
+        if maker is None or maker is reader or v in self.returned or not self._is_read_by(v, (maker, reader)):
+            return None
+        checked = {self.source(c)[0] for c in self.checked}
+        inside, leaves, pending = set[Value](), set[Value](), [v]
+        while pending:
+            x = pending.pop()
+            i = x.owner
+            if i is not None and isinstance(i.op, Source):
+                continue
+            stored = x in known and x is not v
+            if i is None or i not in self.group_of or stored or x in checked or not self._is_simple(i):
+                leaves.add(x)
+            elif x is v or find(self.group_of[i]) is maker or self.clone_leaves(x) is not None:
+                inside.add(x)
+                pending += [self.source(o)[0] for o in i.operands]
+            else:
+                leaves.add(x)
+        if v not in inside or len(inside) > INLINED_COST:
+            return None
+        return inside, leaves
+
+    def _is_read_by(self, v: Value, groups: Sequence[Group]) -> bool:
+        """Whether a value and all views of it are read by members of some groups alone."""
+        pending = [v]
+        while pending:
+            x = pending.pop()
+            if x in self.returned:
+                return False
+            for u in self.users.get(x, ()):
+                whole = isinstance(u.op, Gather) and u.operands[0] is x
+                if isinstance(u.op, View) and u not in self.group_of:
+                    pending.append(u.result)
+                elif whole or u not in self.group_of or find(self.group_of[u]) not in groups:
+                    return False
+        return True

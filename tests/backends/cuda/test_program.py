@@ -12,7 +12,7 @@ from tapeir.runtime.commands.modules import Given, target
 from .on_cpu import program_of
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-LAUNCHES = {"simple_mlp": 15, "minibatch_mlp": 15, "digits_mlp": 15, "digits_norm": 25, "digits_cnn": 29}
+LAUNCHES = {"simple_mlp": 15, "minibatch_mlp": 15, "digits_mlp": 15, "digits_norm": 25, "digits_cnn": 27}
 
 
 def test_every_example_is_counted() -> None:
