@@ -41,6 +41,8 @@ MEMBERS = 64
 CLONED_COST = 2
 INLINED_COST = 4
 """Ops of a chain that a reduction computes itself instead of reading its result, where it then reads no more arrays."""
+SOON = 3
+"""How much deeper a reduction may be than one that it joins because both read one value."""
 SINGLE_ROW = 1 << 13
 """A reduction of everything joins only groups up to this size: one row is not shared by threads."""
 JOINED = 4
@@ -59,6 +61,8 @@ class Group:
     inlined: set[Value] = field(default_factory=set[Value])
     consumed: bool = False
     joins: bool = False
+    first: int = 0
+    """The depth at which it began."""
     into: Group | None = None
 
     @property
@@ -282,7 +286,9 @@ class Fuser:
         """Groups that reduce, over the same axes, something of what a reduction or the groups before it read: one kernel reads it once."""
         split, read = split_of(i), {self.source(i.operands[0])[0]}.union(*[g.reads for g in made])
         near = dict.fromkeys(find(g) for v in read for g in self.readers.get(v, ()))
-        return [g for g in near if g.split == split and g not in made]
+        # Sums that wait for later and later ones would keep all that they read alive.
+        latest = max((self._depth(v) for v in self._outside(i, set())), default=0)
+        return [g for g in near if g.split == split and g not in made and latest <= g.first + SOON]
 
     def _place(self, i: Instruction) -> None:
         """Put an op into a group."""
@@ -299,7 +305,7 @@ class Fuser:
                 together.pop()
         depth = 1 + max((self._depth(v) for v in self._outside(i, set())), default=0)
         size = math.prod(split) if split else i.result.type.size
-        group = Group(size, depth, split, joins=isinstance(op, Join))
+        group = Group(size, depth, split, joins=isinstance(op, Join), first=depth)
         self._consume(self._outside(i, set()))
         self._add(i, group, split is not None)
 
