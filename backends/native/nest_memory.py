@@ -304,8 +304,8 @@ class MemoryWriter:
                     f"  {name} = call {kind} @llvm.masked.load.{suffix}.p0(ptr {pointer}, i32 {size}, "
                     f"<{LANES} x i1> {mask}, {kind} zeroinitializer)"
                 )
-        elif only is None and len(_cover(offsets[: spot.count])[1]) <= MOST_LOADS:
-            name = self._picked_out(pointer, dtype, offsets[: spot.count], section)
+        elif only is None and len((cover := _cover(offsets[: spot.count]))[1]) <= MOST_LOADS:
+            name = self._picked_out(pointer, dtype, offsets[: spot.count], cover, section)
         else:
             steps = ", ".join(f"i64 {n}" for n in offsets)
             pointers = self.fresh("g")
@@ -315,9 +315,11 @@ class MemoryWriter:
             name = self._gather(pointers, dtype, mask, section)
         return self._from_memory(name, dtype, LANES, section)
 
-    def _picked_out(self, pointer: str, dtype: DType, offsets: Sequence[int], section: Section) -> str:
+    def _picked_out(
+        self, pointer: str, dtype: DType, offsets: Sequence[int], cover: tuple[int, list[int]], section: Section
+    ) -> str:
         """Elements at some offsets out of vectors of neighbours; lanes without an offset repeat the last."""
-        span, starts = _cover(offsets)
+        span, starts = cover
         kind, one = f"<{span} x {memory_type(dtype)}>", memory_type(dtype)
         parts: list[str] = []
         for start in starts:

@@ -13,7 +13,7 @@ from ...ir.types import bool_, broadcast_shapes, normalize_axis
 from ..convert import as_value, broadcast, builder, cast, on_tape, promoted
 from ..tensor import Tensor
 from .apply import as_bool, as_shape, floating, located_errors, unary
-from .arithmetic import add, multiply, subtract
+from .arithmetic import add, multiply, rsqrt, subtract
 from .indexing import take
 from .reduction import mean
 from .shape import reshape
@@ -143,14 +143,30 @@ def layer_norm(
 
 
 @on_tape
-def batch_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
-    """PyTorch's batch_norm in training, of ``x [N, C, *axes]``: each channel by its own mean and biased variance.
+def batch_norm(
+    x: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """PyTorch's batch_norm of ``x [N, C, *axes]``; everything else is ``[C]``.
 
-    ``weight`` and ``bias`` are ``[C]``.
+    Each channel is normalised by the running values, or without them by its own mean and biased variance.  Running values stay as they are.
     """
     value = floating(x)
-    result = Tensor(builder().batch_norm(value, eps=eps))
     channel = (-1, *[1] * (value.type.rank - 2))
+    with located_errors("batch_norm", value):
+        if value.type.rank < 2:
+            raise ShapeError(f"batch_norm of {value.type}\n  rule: x is [N, C, *axes]")
+        if (running_mean is None) != (running_var is None):
+            raise ShapeError("one running value\n  rule: running_mean and running_var are given together, or neither")
+    if running_mean is None:
+        result = Tensor(builder().batch_norm(value, eps=eps))
+    else:
+        inverse = rsqrt(add(running_var, eps))
+        result = multiply(subtract(Tensor(value), reshape(running_mean, channel)), reshape(inverse, channel))
     if weight is not None:
         result = multiply(result, reshape(weight, channel))
     return result if bias is None else add(result, reshape(bias, channel))

@@ -135,7 +135,6 @@ class _BatchNorm(Module):
         if type_.rank not in ranks or type_.shape[1] != self.num_features:
             rule = " or ".join(shape.replace("C", str(self.num_features)) for shape in self.shapes)
             raise ShapeError(f"{name}({self.num_features}) of {type_}\n  rule: {rule}", here())
-        channel = (1, self.num_features, *[1] * (type_.rank - 2))
         axes = tuple(a for a in range(type_.rank) if a != 1)
         if self.training:
             count = type_.size // max(self.num_features, 1)
@@ -145,12 +144,8 @@ class _BatchNorm(Module):
             unbiased = variance * (count / (count - 1))
             self.running_mean.assign(self.running_mean * (1 - self.momentum) + mean * self.momentum)
             self.running_var.assign(self.running_var * (1 - self.momentum) + unbiased * self.momentum)
-            return ops.batch_norm(x, self.weight, self.bias, self.eps)
-        inverse = ops.rsqrt(self.running_var + self.eps)
-        y = (x - ops.reshape(self.running_mean, channel)) * ops.reshape(inverse, channel)
-        if self.weight is not None:
-            y = y * ops.reshape(self.weight, channel)
-        return y if self.bias is None else y + ops.reshape(self.bias, channel)
+            return ops.batch_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+        return ops.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
 
 
 class BatchNorm1d(_BatchNorm):

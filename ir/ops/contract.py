@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,21 @@ from ..op import OPS, Attr, Composite, Contract, Random, Sample, need_kind
 from ..types import Array, TensorType, f32, f64, i64
 
 Rules = tuple[Callable[[], Value] | None, ...]
+
+
+def product_rule(
+    build: Any,
+    product: Callable[..., Value],
+    tangents: tuple[Value | None, ...],
+    operands: tuple[Value, Value],
+    attrs: Mapping[str, Any],
+) -> Value | None:
+    """The derivative of what is linear in each of two operands: ``product(da, b) + product(a, db)``."""
+    (da, db), (a, b) = tangents, operands
+    terms = [product(da, b, **attrs)] if da is not None else []
+    if db is not None:
+        terms.append(product(a, db, **attrs))
+    return build.add(*terms) if len(terms) == 2 else terms[0] if terms else None
 
 
 class Matmul(Contract):
@@ -65,11 +80,7 @@ class Matmul(Contract):
     def jvp(
         self, build: Any, tangents: tuple[Value | None, ...], y: Value, a: Value, b: Value, **attrs: Any
     ) -> Value | None:
-        da, db = tangents
-        terms = [build.matmul(da, b, **attrs)] if da is not None else []
-        if db is not None:
-            terms.append(build.matmul(a, db, **attrs))
-        return build.add(*terms) if len(terms) == 2 else terms[0] if terms else None
+        return product_rule(build, build.matmul, tangents, (a, b), attrs)
 
     def samples(self, random: Random) -> Iterable[Sample]:
         for batch, m, k, n in (

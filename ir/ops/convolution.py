@@ -13,8 +13,9 @@ from ..errors import DtypeError, ShapeError
 from ..graph import Value
 from ..op import OPS, Attr, Composite, Random, Sample, need_kind
 from ..types import Array, Shape, TensorType, f32, f64, i32
+from .contract import product_rule
 from .reduce import keep_axes
-from .windows import CASES, SLIDING, elements, extents, places, size_first
+from .windows import CASES, SLIDING, count_of, elements, places, size_first
 
 Rules = tuple[Callable[[], Value] | None, ...]
 TOGETHER = 1 << 18
@@ -100,8 +101,7 @@ class Conv(Composite):
 
     def eval(self, xp: Any, x: Array, w: Array, *, stride: Shape, dilation: Shape, groups: int) -> Array:
         size = w.shape[2:]
-        reach = extents(size, dilation)
-        count = tuple((n - r) // s + 1 for n, r, s in zip(x.shape[2:], reach, stride, strict=True))
+        count = count_of(x.shape[2:], size, stride, dilation)
         wide = x.astype(np.float64).reshape((x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
         kernels = w.astype(np.float64).reshape((groups, w.shape[0] // groups, *w.shape[1:]))
         y = xp.zeros((x.shape[0], groups, w.shape[0] // groups, *count))
@@ -140,12 +140,7 @@ class Conv(Composite):
     def jvp(
         self, build: Any, tangents: tuple[Value | None, ...], y: Value, x: Value, w: Value, **attrs: Any
     ) -> Value | None:
-        """Bilinear, as a product is."""
-        dx, dw = tangents
-        terms = [build.conv(dx, w, **attrs)] if dx is not None else []
-        if dw is not None:
-            terms.append(build.conv(x, dw, **attrs))
-        return build.add(*terms) if len(terms) == 2 else terms[0] if terms else None
+        return product_rule(build, build.conv, tangents, (x, w), attrs)
 
     def samples(self, random: Random) -> Iterable[Sample]:
         for d in (f64, f32):
@@ -179,6 +174,12 @@ class Pool(Composite):
         windows = build.windows(x, **attrs)
         rank = windows.type.rank
         return build.permute_dims(windows, axes=size_first(rank, m)), tuple(range(rank - 2 * m, rank - m))
+
+    @staticmethod
+    def _added(build: Any, windows: Value, x: Value, attrs: Mapping[str, Any]) -> Value:
+        """The cotangent of ``x`` from that of its windows ``[..., *places, *size]``."""
+        shape = x.type.shape[x.type.rank - len(attrs["size"]) :]
+        return build.overlap_add(windows, shape=shape, stride=attrs["stride"], dilation=attrs["dilation"])
 
     @staticmethod
     def _of_windows(xp: Any, x: Array, attrs: Mapping[str, Any]) -> tuple[Array, Shape]:
@@ -222,13 +223,10 @@ class MaxPool(Pool):
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, **attrs: Any) -> Rules:
         def rule() -> Value:
             chosen, axes = self._chosen(build, y, x, attrs)
-            rank = chosen.type.rank
             spread = keep_axes(build, dy, chosen, axes)
             given = build.where(chosen, spread, build.splat(0.0, spread.type))
-            m = len(axes)
-            given = build.permute_dims(given, axes=size_first(rank, m))
-            shape = x.type.shape[x.type.rank - m :]
-            return build.overlap_add(given, shape=shape, stride=attrs["stride"], dilation=attrs["dilation"])
+            given = build.permute_dims(given, axes=size_first(given.type.rank, len(axes)))
+            return self._added(build, given, x, attrs)
 
         return (rule,)
 
@@ -256,12 +254,9 @@ class AvgPool(Pool):
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, **attrs: Any) -> Rules:
         def rule() -> Value:
             size = attrs["size"]
-            m, rank = len(size), y.type.rank
             part = build.div(dy, float(math.prod(size)))
-            part = build.reshape(part, shape=(*part.type.shape, *(1,) * m))
-            part = build.broadcast_to(part, shape=(*y.type.shape, *size))
-            shape = x.type.shape[rank - m :]
-            return build.overlap_add(part, shape=shape, stride=attrs["stride"], dilation=attrs["dilation"])
+            part = build.reshape(part, shape=(*part.type.shape, *(1,) * len(size)))
+            return self._added(build, build.broadcast_to(part, shape=(*y.type.shape, *size)), x, attrs)
 
         return (rule,)
 

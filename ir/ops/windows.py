@@ -26,6 +26,11 @@ def extents(size: Shape, dilation: Shape) -> Shape:
     return tuple((n - 1) * d + 1 for n, d in zip(size, dilation, strict=True))
 
 
+def count_of(shape: Shape, size: Shape, stride: Shape, dilation: Shape) -> Shape:
+    """How many places windows have along axes of a shape into which they fit."""
+    return tuple((n - r) // s + 1 for n, r, s in zip(shape, extents(size, dilation), stride, strict=True))
+
+
 def places(name: str, x: TensorType, size: Shape, stride: Shape, dilation: Shape) -> Shape:
     """How many places windows have along each of the last axes; raises ``ShapeError`` where there are none."""
     m = len(size)
@@ -40,7 +45,7 @@ def places(name: str, x: TensorType, size: Shape, stride: Shape, dilation: Shape
         raise ShapeError(
             f"{name} of {x}: windows reach over {list(reach)} elements of axes of {list(shape)}\n  rule: a window fits into its axis"
         )
-    return tuple((n - r) // s + 1 for n, r, s in zip(shape, reach, stride, strict=True))
+    return count_of(shape, size, stride, dilation)
 
 
 def elements(k: Shape, count: Shape, stride: Shape, dilation: Shape) -> tuple[Any, ...]:
@@ -91,8 +96,7 @@ class Windows(View):
 
     def layout(self, layout: Layout, *, size: Shape, stride: Shape, dilation: Shape) -> Layout | None:
         lead = len(layout.shape) - len(size)
-        reach = extents(size, dilation)
-        count = tuple((n - r) // s + 1 for n, r, s in zip(layout.shape[lead:], reach, stride, strict=True))
+        count = count_of(layout.shape[lead:], size, stride, dilation)
         own = layout.strides[lead:]
         strides = (
             *layout.strides[:lead],

@@ -306,7 +306,11 @@ def test_batch_norm_normalises_each_channel(run: Any, shape: tuple[int, ...]) ->
     normal = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-3)
     close(run(lambda x: ops.batch_norm(x, eps=1e-3), x), normal)
     wanted = normal * weight.reshape(channel) + bias.reshape(channel)
-    close(run(lambda x, w, b: ops.batch_norm(x, w, b, eps=1e-3), x, weight, bias), wanted)
+    close(run(lambda x, w, b: ops.batch_norm(x, weight=w, bias=b, eps=1e-3), x, weight, bias), wanted)
+    mean, var = random(3, seed=3), random(3, seed=4) ** 2
+    by_running = (x - mean.reshape(channel)) / np.sqrt(var.reshape(channel) + 1e-3)
+    wanted = by_running * weight.reshape(channel) + bias.reshape(channel)
+    close(run(lambda x, m, v, w, b: ops.batch_norm(x, m, v, w, b, 1e-3), x, mean, var, weight, bias), wanted)
 
 
 # Refusals
@@ -328,6 +332,7 @@ def test_batch_norm_normalises_each_channel(run: Any, shape: tuple[int, ...]) ->
         (lambda x: ops.max_pool(x, 6), "a window fits into its axis"),
         (lambda x: ops.avg_pool(x[0, 0], 2), "a size for each of its last axes"),
         (lambda x: ops.avg_pool(x, (1, 1, 1, 1, 1)), "a size for each of its last axes"),
+        (lambda x: ops.batch_norm(x, np.zeros(3)), "given together, or neither"),
         (lambda x: ops.batch_norm(x[0, 0, 0]), r"x is \[N, C, \*axes\]"),
         (lambda x: nn.Conv2d(3, 4, (1, 2, 3)), "Conv2d: kernel size.*\n.*one for each of 2 axes"),
     ],
