@@ -14,12 +14,9 @@ import pytest
 import tapeir as tp
 from tapeir import nn, ops
 
+from .closeness import random
+
 BACKENDS = ("eager", "compiled")
-
-
-def random(*shape: int, seed: int = 0) -> Any:
-    """Standard normal f64 elements."""
-    return np.random.default_rng(seed).standard_normal(shape)
 
 
 def windows(x: Any, size: Any, stride: Any, dilation: Any) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -11,30 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 
 import tapeir as tp
 from tapeir import nn, ops
 
-BACKENDS = ("eager", "compiled")
-X: Any = np.random.default_rng(0).standard_normal((6, 4))
-Y: Any = np.array([0, 1, 2, 0, 1, 2])
-
-
-def network() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
-
-
-def runtime(backend: str = "eager", model: nn.Module | None = None, **options: Any) -> tp.Runtime:
-    options = {"objective": "cross_entropy", "optimizer": tp.optim.Adam(1e-2), **options}
-    return tp.Runtime(model or network(), backend=backend, **options)
-
-
-def bits(rt: tp.Runtime) -> dict[str, tuple[Any, ...]]:
-    """All state as shapes, dtypes and bytes."""
-    views = {**rt.params, **rt.buffers, **rt.optimizer_state}
-    return {n: (a.shape, a.dtype, a.tobytes()) for n, a in views.items()}
-
+from .small import BACKENDS, X, Y, bits, network, runtime
 
 # A failing step leaves everything as it was
 
@@ -488,107 +467,6 @@ def test_the_tape() -> None:
     assert Path(__file__).name in str(reading.tape.read_by[0][0].file)
     with pytest.raises(tp.TraceError, match=r"(?s)return x \* float.*remedy"):
         tp.Runtime(Reads(), backend="compiled").predict(X)
-
-
-# Checkpoints
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(
-    "optimizer", [tp.optim.AdamW(1e-2, betas=(0.8, 0.99)), tp.optim.SGD(0.1, momentum=0.5), tp.optim.SGD(0.1)], ids=str
-)
-def test_save_and_load(backend: str, dtype: str, optimizer: tp.optim.Optimizer, tmp_path: Path) -> None:
-    rt = runtime(backend, dtype=dtype, optimizer=optimizer, seed=4)
-    for _ in range(3):
-        rt.step(X, Y)
-    path = tmp_path / "deep" / "state.safetensors"
-    rt.save(path)
-    assert [p.name for p in path.parent.iterdir()] == ["state.safetensors"], "no temporary file is left"
-    other = tp.Runtime.load(path, network())
-    assert bits(other) == bits(rt)
-    assert (other.seed, other.dtype, other.step_count) == (4, rt.dtype, 3)
-    assert other.setting.optimizer == optimizer
-    for _ in range(3):
-        assert float(other.step(X, Y)) == float(rt.step(X, Y))
-    assert bits(other) == bits(rt)
-    swapped = tp.Runtime.load(path, network(), backend="compiled" if backend == "eager" else "eager")
-    for _ in range(3):
-        swapped.step(X, Y)
-    assert bits(swapped) == bits(rt)
-
-
-def test_a_plain_state_dict_loads_by_name(tmp_path: Path) -> None:
-    rt = runtime()
-    path = tmp_path / "plain.safetensors"
-    save_file({**rt.params, **rt.buffers, "1.num_batches_tracked": np.array(5)}, path)
-    other = runtime(seed=9)
-    other.load_state(load_file(path))
-    assert {n: a.tobytes() for n, a in other.params.items()} == {n: a.tobytes() for n, a in rt.params.items()}
-    with pytest.raises(tp.CheckpointError, match="load_state"):
-        tp.Runtime.load(path, network())
-
-
-def tensors(header: dict[str, Any], data: bytes = b"") -> bytes:
-    """A safetensors file by hand."""
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
-
-
-def metadata(text: str) -> dict[str, Any]:
-    return {"__metadata__": {"tapeir": text}}
-
-
-BAD_FILES = {
-    "empty": b"",
-    "text": b"hello world, this is no tensor file",
-    "huge header": struct.pack("<Q", 1 << 60) + b"{}",
-    "truncated": tensors({"0.weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, b"1234"),
-    "not json": struct.pack("<Q", 5) + b"{abc}",
-    "pickle": b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94.",
-    "metadata not json": tensors(metadata("{")),
-    "metadata no object": tensors(metadata("[1]")),
-    "metadata lacks everything": tensors(metadata('{"format": 1}')),
-    "metadata of another version": tensors(metadata('{"format": 99}')),
-    "unknown optimizer field": tensors(
-        metadata('{"format":1,"seed":0,"dtype":"f32","objective":"mse","optimizer":{"name":"SGD","speed":1}}')
-    ),
-    "unknown dtype": tensors({"0.weight": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}, b"12"),
-    "foreign": tensors({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"1234"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_files_give_a_checkpoint_error(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "bad.safetensors"
-    path.write_bytes(BAD_FILES[name])
-    with pytest.raises(tp.CheckpointError, match=r"bad\.safetensors"):
-        tp.Runtime.load(path, network())
-    data = tp.data.arrays(X, Y)
-    with pytest.raises(tp.CheckpointError, match=r"bad\.safetensors"):
-        tp.Trainer.new(network()).train(data, tp.Trainer.TrainOptions(resume=path, batch_size=6))
-
-
-def test_files_that_are_not_there_or_of_another_model(tmp_path: Path) -> None:
-    with pytest.raises(tp.CheckpointError, match="is not there"):
-        tp.Runtime.load(tmp_path / "none.safetensors", network())
-    with pytest.raises(tp.CheckpointError):
-        tp.Runtime.load(tmp_path, network())
-    runtime().save(tmp_path / "a.safetensors")
-    with pytest.raises(tp.CheckpointError, match="0"):
-        tp.Runtime.load(tmp_path / "a.safetensors", nn.Linear(4, 3))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(tp.CheckpointError, match="cannot be written"):
-        runtime().save(tmp_path / "file" / "a.safetensors")
-
-
-@pytest.mark.parametrize("cut", [7, 100, -1])
-def test_a_truncated_checkpoint(cut: int, tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    runtime().save(path)
-    path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(tp.CheckpointError, match="safetensors"):
-        tp.Runtime.load(path, network())
 
 
 # Allocation
