@@ -30,6 +30,9 @@ def report(trained):
     print("report", trained.runtime.step_count, tp.args())
 """
 
+NEEDED = ("PATH", "LD_LIBRARY_PATH", "CUDA", "NVIDIA")
+"""Beginnings of the names of variables that a command is given: what finds Python's packages and the libraries of a device."""
+
 HEADER = "import numpy as np\nimport tapeir as tp\nfrom tapeir import nn\n"
 
 IR = """\
@@ -58,7 +61,9 @@ class Done:
 
 def irc(folder: Path, *arguments: Any) -> Done:
     """Run ``irc`` in a folder."""
-    environment = {"PATH": os.environ.get("PATH", ""), "NO_COLOR": "1", "PYTHONPATH": str(Path(tp.__file__).parents[1])}
+    given = [str(Path(p).resolve()) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    environment = {name: value for name, value in os.environ.items() if name.startswith(NEEDED)}
+    environment |= {"NO_COLOR": "1", "PYTHONPATH": os.pathsep.join([str(Path(tp.__file__).parents[1]), *given])}
     if kernels.table().name == "numpy":
         environment["TAPEIR_NATIVE"] = "0"  # asked for, so no command says that it is not native
     command = [sys.executable, "-m", "tapeir", *map(str, arguments)]

@@ -81,6 +81,7 @@ class KernelWriter(ElementWriter):
         super().__init__(nest, aligned, fast)
         f = nest.function
         self.shared: list[str] = []
+        self._shared_arrays: dict[tuple[str, str], str] = {}
         self.scratch = 0
         """Bytes that blocks of one launch share, behind a counter for each group of blocks."""
         self.counters = 0
@@ -433,8 +434,8 @@ class KernelWriter(ElementWriter):
         if teams == 1:
             self._from_first(i, total)
             return
-        kind, parts = register_type(i.result.type.dtype), self.c.fresh("teams")
-        self.shared.append(f"__shared__ {kind} {parts}[{teams}][{WARP}];")
+        kind = register_type(i.result.type.dtype)
+        parts = self._shared_array("teams", kind, f"[{teams}][{WARP}]")
         rows = self.launch.threads[1]
         everyone = "" if teams == rows else f"if (threadIdx.y < {teams}) "
         self.c.line(f"{everyone}{parts}[threadIdx.y][threadIdx.x] = {total};")
@@ -447,12 +448,19 @@ class KernelWriter(ElementWriter):
         self.c.line(f"{total} = {parts}[0][threadIdx.x];")
         self.c.line("__syncthreads();")
 
+    def _shared_array(self, hint: str, kind: str, shape: str) -> str:
+        """An array of the block's for all who leave it with a barrier: one of each type and shape, because there is little room."""
+        form = kind, shape
+        if form not in self._shared_arrays:
+            self._shared_arrays[form] = self.c.fresh(hint)
+            self.shared.append(f"__shared__ {kind} {self._shared_arrays[form]}{shape};")
+        return self._shared_arrays[form]
+
     def _from_first(self, i: Instruction, total: str) -> None:
         """``total`` of the first team, known to all."""
         if self.launch.threads[1] == 1:
             return
-        kind, found = register_type(i.result.type.dtype), self.c.fresh("first")
-        self.shared.append(f"__shared__ {kind} {found}[{WARP}];")
+        found = self._shared_array("first", register_type(i.result.type.dtype), f"[{WARP}]")
         self.c.line(f"if (threadIdx.y == 0) {found}[threadIdx.x] = {total};")
         self.c.line("__syncthreads();")
         self.c.line(f"{total} = {found}[threadIdx.x];")

@@ -9,7 +9,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,13 @@ def compiler() -> str | None:
 
 
 FLAGS = ["-std=c++20", "-O0", "-march=native", "-ffp-contract=off", "-w", "-pthread", "-fPIC"]
+if sanitizer := os.environ.get("TAPEIR_SANITIZE"):
+    FLAGS += [f"-fsanitize={sanitizer}", "-O1", "-g1"]
 
 
 @cache
-def _prepared() -> Path:
-    """A folder with the shim in its precompiled form; what runs its launches is loaded."""
+def _prepared() -> tuple[Path, ctypes.CDLL]:
+    """The shim's header in a folder where it lies precompiled too, and the loaded library that runs launches."""
     found = compiler()
     assert found is not None
     folder = Path(tempfile.mkdtemp())
@@ -69,8 +72,18 @@ def _prepared() -> Path:
     header, library = folder / SHIM.name, folder / "shim.so"
     subprocess.run([found, *FLAGS, "-x", "c++-header", str(header), "-o", f"{header}.gch"], check=True)
     subprocess.run([found, *FLAGS, "-shared", str(folder / "shim.cpp"), "-o", str(library)], check=True)
-    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    return header
+    return header, ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
+@contextmanager
+def last_first() -> Iterator[None]:
+    """Launches begin with their last block, those whose threads never meet with its last thread."""
+    flag = ctypes.c_int.in_dll(_prepared()[1], "shim_reversed")
+    flag.value = 1
+    try:
+        yield
+    finally:
+        flag.value = 0
 
 
 def program_of(module: Module, name: str = "main", *, fused: bool = True, numerics: str = "exact") -> CudaProgram:
@@ -107,7 +120,7 @@ def compiled(source: str) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "program.so"
         done = subprocess.run(
-            [found, *FLAGS, "-include", str(_prepared()), "-shared", "-x", "c++", "-", "-o", str(library)],
+            [found, *FLAGS, "-include", str(_prepared()[0]), "-shared", "-x", "c++", "-", "-o", str(library)],
             input=_wrapped(source), capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{done.stderr}\n{source}"

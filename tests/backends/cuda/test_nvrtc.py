@@ -54,6 +54,21 @@ def test_random_updates(program: Program) -> None:
     assert compile_for(program_of(program.module).source, "sm_80")
 
 
+@pytest.mark.parametrize("rows", [600, 70_000])
+@pytest.mark.parametrize("dtype", ["f32", "f64", "i64"])
+def test_many_sums_share_the_memory_of_a_block(dtype: str, rows: int) -> None:
+    """A block has 48 KB."""
+    column, count = f"{dtype}[64]", 16
+    lines = [f"%{n} = mul %x, %x{n} : {dtype}[{rows}, 64]" for n in range(count)]
+    lines += [f"%{count + n} = sum %{n} {{axes = [0], keepdims = false}} : {column}" for n in range(count)]
+    given = ", ".join(f"%x{n}: {dtype}[{rows}, 64] input" for n in range(count))
+    sums = ", ".join(f"%{count + n}" for n in range(count))
+    text = f"module @m {{\nfunc @main(%x: {dtype}[{rows}, 64] input, {given}) -> ({', '.join([column] * count)}) {{\n"
+    program = program_of(parse(text + "\n".join([*lines, f"return {sums}"]) + "\n}\n}\n"))
+    assert program.launches == 1
+    assert compile_for(program.source, "sm_90")
+
+
 def test_an_error_is_told() -> None:
     with pytest.raises(AssertionError, match="undefined"):
         compile_for('extern "C" __global__ void k(float *r) { r[0] = missing; }', "sm_90")
