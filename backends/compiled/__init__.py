@@ -8,18 +8,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ...ir import BackendError, Function, Instruction, Module
 from ...ir.types import Array
 from ...passes import NUMPY, PASSES, PIPELINES, UNFUSED, VERSION, PassManager, Provenance
-from ...passes.manager import keeps_none
 from ...passes.plan import ALIGNMENT as HOST_ALIGNMENT
 from .. import kernels
 from ..base import Executable, compile_module, unserved_float
 from ..cuda import devices
 from ..cuda.device import ALIGNMENT
-from ..cuda.whole import keeps
 from ..eager.interpret import run_instruction
 from .numpy_target import NumpyProgram
 
@@ -39,6 +38,8 @@ def pass_manager(device: str = "cpu", numerics: str = "exact", **options: Any) -
     if device.startswith("cuda"):
         target = {"evaluate": one_answer, "alignment": ALIGNMENT}
         if numerics == "fast":
+            from ..cuda.whole import keeps
+
             target["keeps"] = keeps
     return PassManager(PASSES, **{**target, **options})
 
@@ -100,10 +101,11 @@ class CompiledBackend:
         if device != "cpu":
             from ..cuda.executable import CudaExecutable
             from ..cuda.program import CudaProgram
+            from ..cuda.whole import keeps
 
             stage = UNFUSED if options.get("unfused") else "planned"
             on = devices.find(device)
-            more: dict[str, Any] = {} if on.tensor_cores else {"keeps": keeps_none}
+            more: dict[str, Any] = {"keeps": partial(keeps, device=on)} if fast else {}
             planned = lower(module, stage, device, numerics, verify_each=verify_each, provenance=provenance, **more)
             program = CudaExecutable(CudaProgram(planned[func.name], planned, fast), func, on, in_place)
         elif target() == "numpy":

@@ -78,7 +78,7 @@ class Lowering(ABC, Generic[Piece]):
         data = np.ascontiguousarray(array, dtype.numpy)
         form = data.tobytes() + dtype.name.encode()
         if form not in self._constant_refs:
-            offset = sum(-(-c.nbytes // 64) * 64 for c in self.constants)
+            offset = sum(map(_room, self.constants))
             self.constants.append(data)
             self._constant_refs[form] = Ref("constants", offset, dtype, Layout.contiguous(array.shape))
         return self._constant_refs[form].shaped(array.shape)
@@ -108,11 +108,11 @@ class Lowering(ABC, Generic[Piece]):
 
     def blob(self) -> Array:
         """All constants, each aligned."""
-        whole = aligned_bytes(sum(-(-c.nbytes // 64) * 64 for c in self.constants))
+        whole = aligned_bytes(sum(map(_room, self.constants)))
         at = 0
         for c in self.constants:
             whole[at : at + c.nbytes] = c.reshape(-1).view(np.uint8)
-            at += -(-c.nbytes // 64) * 64
+            at += _room(c)
         return whole
 
     # Kernels of one instruction
@@ -270,6 +270,11 @@ class Lowering(ABC, Generic[Piece]):
                 if not same_bytes(to, source):
                     self.step(None, [self.copy(to, source, v.type.shape)])
                     self.may_commit &= not source.buffer.startswith(("state", "next"))
+
+
+def _room(constant: Array) -> int:
+    """Bytes of a constant among others; each begins where a library's product on any target may read it."""
+    return -(-constant.nbytes // 256) * 256
 
 
 def product_sizes(a: TensorType, b: TensorType, ta: bool, tb: bool) -> Sizes:

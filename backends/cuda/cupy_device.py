@@ -1,6 +1,8 @@
 """A CUDA device through CuPy (memory, streams, graphs, NVRTC) and cuBLAS through nvmath's bindings.
 
 Nothing here knows programs.  All work goes to one stream; other lanes, and batches that are copied ahead, have streams of their own.
+The first is one that CUDA's legacy default stream waits for, and that waits for it: what PyTorch and CuPy do to arrays that they gave or
+were given comes before or after our work, not beside it.
 """
 
 from __future__ import annotations
@@ -90,11 +92,6 @@ def _set(setter: Callable[..., None], of: int, attributes: Mapping[Any, np.gener
         setter(of, int(attribute), word.ctypes.data, word.nbytes)
 
 
-def _aligned(address: int) -> int:
-    """The power of two, up to ``ALIGNMENT``, that an address is a multiple of."""
-    return min(address & -address, ALIGNMENT)
-
-
 def _destroyed(work: int, layouts: Sequence[int]) -> None:
     cublaslt.matmul_desc_destroy(work)
     for layout in layouts:
@@ -105,7 +102,7 @@ class Graph:
     """A captured graph, ready to be launched."""
 
     def __init__(self, captured: int, stream: int) -> None:
-        self._stream, self._destroy = stream, runtime.graphExecDestroy
+        self._stream, self._destroy, self._graph = stream, runtime.graphExecDestroy, 0
         try:
             self._graph = runtime.graphInstantiate(captured)
         finally:
@@ -116,7 +113,7 @@ class Graph:
         runtime.graphLaunch(self._graph, self._stream)
 
     def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not ending():
+        if self._graph and not ending():
             self._destroy(self._graph)
 
 
@@ -128,7 +125,7 @@ class CupyDevice(Device):
         self.name = f"cuda:{number}" if number else "cuda"
         self._device = cupy.cuda.Device(number)
         with self._device:
-            self.stream = cupy.cuda.Stream(non_blocking=True)
+            self.stream = cupy.cuda.Stream(non_blocking=False)
             self._aside = cupy.cuda.Stream(non_blocking=True)
             self._copied = cupy.cuda.Event(disable_timing=True)
             major, minor = (runtime.deviceGetAttribute(a, number) for a in (_MAJOR, _MINOR))
@@ -138,7 +135,13 @@ class CupyDevice(Device):
         self._modules: dict[tuple[str, bool], int] = {}
         self._handles: dict[tuple[bool, int], int] = {}
         self._workspaces: dict[int, Any] = {}
+        self._algorithms: dict[object, Array | None] = {}
+        self._held: list[tuple[Any, Sequence[DeviceArray]]] = []
         self._said = False
+        try:
+            cublas.get_property(0)
+        except RuntimeError as error:  # nvmath's, of a library that cannot be loaded
+            raise BackendError(f"cuBLAS cannot be used: {error}") from None
 
     # Memory
 
@@ -187,10 +190,10 @@ class CupyDevice(Device):
         with self._device:
             return np.frombuffer(cupy.cuda.alloc_pinned_memory(max(nbytes, 1)), np.uint8, nbytes)
 
-    def upload(self, memory: Any, pinned: Array, aside: bool = False) -> None:
+    def upload(self, memory: Any, offset: int, pinned: Array, aside: bool = False) -> None:
         self._here()
         stream = self._aside.ptr if aside else self._stream
-        runtime.memcpyAsync(memory.ptr, pinned.ctypes.data, pinned.nbytes, runtime.memcpyHostToDevice, stream)
+        runtime.memcpyAsync(memory.ptr + offset, pinned.ctypes.data, pinned.nbytes, runtime.memcpyHostToDevice, stream)
         if aside:
             self._copied.record(self._aside)
             self.stream.wait_event(self._copied)
@@ -211,6 +214,7 @@ class CupyDevice(Device):
 
     def times(self, work: Sequence[Callable[[], None]]) -> list[float]:
         kernels = self.compile([HOLD], ["hold"], False)
+        self._here()
         with self._device:
             events = [cupy.cuda.Event() for _ in range(len(work) + 1)]
         # The device is kept busy until all work is asked for: what lies between two events is then nothing but work.
@@ -227,6 +231,9 @@ class CupyDevice(Device):
             pool = cupy.get_default_memory_pool()
             free, total = runtime.memGetInfo()
             return {"used": pool.used_bytes(), "reserved": pool.total_bytes(), "free": int(free), "total": int(total)}
+
+    def begin(self) -> None:
+        self._here()
 
     def _here(self) -> None:
         runtime.setDevice(self.number)
@@ -290,7 +297,9 @@ class CupyDevice(Device):
             handle = cublas.create()
             cublas.set_stream(handle, self._lane(lane).ptr)
             cublas.set_workspace(handle, self._workspace(lane), WORKSPACE)
-            cublas.set_math_mode(handle, cublas.Math.TF32_TENSOR_OP_MATH if fast else cublas.Math.DEFAULT_MATH)
+            # In exact numerics float16 and bfloat16 are rounded once: parts of a sum are added up in float32 too.
+            exact = int(cublas.Math.DEFAULT_MATH) | int(cublas.Math.DISALLOW_REDUCED_PRECISION_REDUCTION)
+            cublas.set_math_mode(handle, int(cublas.Math.TF32_TENSOR_OP_MATH) if fast else exact)
             self._handles[fast, lane] = handle
         return self._handles[fast, lane]
 
@@ -326,9 +335,11 @@ class CupyDevice(Device):
         self._here()
         return int(cublaslt.create())
 
-    def layer(
-        self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, bias: int, activation: str, lane: int = 0
-    ) -> Callable[[], None]:
+    def has_layer(self, dtype: DType, sizes: Sizes, activation: str) -> bool:
+        return self._algorithm(dtype, sizes, activation) is not None
+
+    def _layer(self, dtype: DType, sizes: Sizes, bias: int, activation: str) -> tuple[int, list[int]]:
+        """What describes a layer to cuBLASLt, and its three matrices."""
         # As in product: columns for rows, so the bias is along the rows of b' a'.
         _, m, k, n, ta, tb = sizes
         narrow = _NARROW.get(dtype)
@@ -340,31 +351,36 @@ class CupyDevice(Device):
             cublaslt.MatmulDescAttribute.EPILOGUE: np.uint32(cublaslt.Epilogue[_EPILOGUES[activation]]),
             cublaslt.MatmulDescAttribute.BIAS_POINTER: np.int64(bias),
         })  # fmt: skip
-        first, second, result = (
+        return work, [
             cublaslt.matrix_layout_create(kind, rows, columns, rows)
             for rows, columns in ((k, n) if tb else (n, k), (m, k) if ta else (k, m), (n, m))
-        )
-        preference = cublaslt.matmul_preference_create()
-        wanted = cublaslt.MatmulPreferenceAttribute
-        _set(cublaslt.matmul_preference_set_attribute, preference, {
-            wanted.MAX_WORKSPACE_BYTES: np.uint64(WORKSPACE),
-            wanted.MIN_ALIGNMENT_A_BYTES: np.uint32(_aligned(b)),
-            wanted.MIN_ALIGNMENT_B_BYTES: np.uint32(_aligned(a)),
-            wanted.MIN_ALIGNMENT_C_BYTES: np.uint32(_aligned(out)),
-            wanted.MIN_ALIGNMENT_D_BYTES: np.uint32(_aligned(out)),
-        })  # fmt: skip
-        found = np.zeros(1, np.dtype(cublaslt.matmul_heuristic_result_dtype))
-        count = np.zeros(1, np.int32)
-        handle, workspace, stream = self._cublaslt, self._workspace(lane), self._lane(lane).ptr
-        try:
-            cublaslt.matmul_algo_get_heuristic(
-                handle, work, first, second, result, result, preference, 1, found.ctypes.data, count.ctypes.data
-            )
-        except cublaslt.cuBLASLtError as error:
-            raise BackendError(f"cuBLASLt has no product {m} x {k} x {n} with bias and {activation}: {error}") from None
-        finally:
+        ]
+
+    def _algorithm(self, dtype: DType, sizes: Sizes, activation: str) -> Array | None:
+        """cuBLASLt's first choice for matrices at multiples of ``ALIGNMENT``, which it takes for granted; None where it has none."""
+        form = dtype, sizes, activation
+        if form not in self._algorithms:
+            work, (first, second, result) = self._layer(dtype, sizes, self._workspace(0), activation)
+            preference = cublaslt.matmul_preference_create()
+            room = {cublaslt.MatmulPreferenceAttribute.MAX_WORKSPACE_BYTES: np.uint64(WORKSPACE)}
+            _set(cublaslt.matmul_preference_set_attribute, preference, room)
+            found, count = np.zeros(1, np.dtype(cublaslt.matmul_heuristic_result_dtype)), np.zeros(1, np.int32)
+            with suppress(cublaslt.cuBLASLtError):
+                cublaslt.matmul_algo_get_heuristic(
+                    self._cublaslt, work, first, second, result, result, preference, 1, found.ctypes.data, count.ctypes.data
+                )  # fmt: skip
             cublaslt.matmul_preference_destroy(preference)
-        algorithm, factors = found["algo"].copy(), self._factors[f32]
+            _destroyed(work, (first, second, result))
+            self._algorithms[form] = found["algo"].copy() if count[0] else None
+        return self._algorithms[form]
+
+    def layer(
+        self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, bias: int, activation: str, lane: int = 0
+    ) -> Callable[[], None]:
+        algorithm, factors = self._algorithm(dtype, sizes, activation), self._factors[f32]
+        assert algorithm is not None
+        work, (first, second, result) = self._layer(dtype, sizes, bias, activation)
+        handle, workspace, stream = self._cublaslt, self._workspace(lane), self._lane(lane).ptr
         one, zero = factors.ctypes.data, factors.ctypes.data + factors.itemsize
 
         def start(held: Any = (algorithm, factors)) -> None:
@@ -413,7 +429,12 @@ class CupyDevice(Device):
             wanted = floating.numpy if floating is not None and x.dtype.kind == "f" else x.dtype
             x = cupy.ascontiguousarray(x, wanted).reshape(x.shape)
             x = x if x.data.ptr % ALIGNMENT == 0 else x.copy()
-        return DeviceArray(self, type_of(x), x.data)
+        return DeviceArray(self, type_of(x), x.data, foreign=True)
+
+    def hold(self, arrays: Sequence[DeviceArray]) -> None:
+        self._held = [(mark, held) for mark, held in self._held if not mark.done]
+        if foreign := [a for a in arrays if a.foreign]:
+            self._held.append((self.mark(), foreign))
 
     def exported(self, array: DeviceArray) -> Any:
         self.wait(self.mark())

@@ -82,11 +82,15 @@ class Device(ABC):
     ) -> Callable[[], None]:
         """What computes ``out = a @ b``, row-major, at addresses.  No size is 0."""
 
+    def has_layer(self, dtype: DType, sizes: Sizes, activation: str) -> bool:
+        """Whether ``layer`` computes this one.  It is asked before a program is lowered."""
+        return True
+
     @abstractmethod
     def layer(
         self, dtype: DType, a: int, b: int, out: int, sizes: Sizes, bias: int, activation: str, lane: int = 0
     ) -> Callable[[], None]:
-        """What computes ``out = activation(a @ b + bias)`` of two matrices, in fast numerics."""
+        """What computes ``out = activation(a @ b + bias)`` of two matrices that it has a layer for, in fast numerics."""
 
     @abstractmethod
     def edge(self, lane: int, to: int) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -103,7 +107,7 @@ class Device(ABC):
         return np.zeros(nbytes, np.uint8)
 
     @abstractmethod
-    def upload(self, memory: Any, pinned: Array, aside: bool = False) -> None:
+    def upload(self, memory: Any, offset: int, pinned: Array, aside: bool = False) -> None:
         """Copy pinned memory to the device; ``aside`` while earlier work still runs, none of which uses ``memory``."""
 
     @abstractmethod
@@ -117,6 +121,9 @@ class Device(ABC):
     @abstractmethod
     def wait(self, mark: Any) -> None:
         """Wait until what a mark stands for is done."""
+
+    def begin(self) -> None:  # noqa: B027 (where there is one device, it is that)
+        """What is asked for next, by this thread, is for this device."""
 
     def times(self, work: Sequence[Callable[[], None]]) -> list[float]:
         """Do pieces of work in order; the seconds that each took on the device."""
@@ -136,6 +143,9 @@ class Device(ABC):
             raise TypeError(f"an array of {array.dtype} on {self.name}, where {floating} is computed with")
         return array
 
+    def hold(self, arrays: Sequence[DeviceArray]) -> None:  # noqa: B027 (where no other library's arrays are taken)
+        """Keep other libraries' memory until what was asked for so far is done."""
+
     def exported(self, array: DeviceArray) -> Any:
         """An array as one of the library that other libraries of the device know, when everything that writes it is done."""
         return np.asarray(array)
@@ -151,10 +161,14 @@ class DeviceArray:
     ``np.asarray`` copies it to the host; other libraries read it where it lies, by DLPack or ``__cuda_array_interface__``.
     """
 
-    __slots__ = ("device", "memory", "offset", "type")
+    __slots__ = ("device", "foreign", "memory", "offset", "type")
 
-    def __init__(self, device: Device, type: TensorType, memory: Any = None, offset: int = 0) -> None:
+    def __init__(
+        self, device: Device, type: TensorType, memory: Any = None, offset: int = 0, foreign: bool = False
+    ) -> None:
         self.device, self.type, self.offset = device, type, offset
+        self.foreign = foreign
+        """Whether the memory is another library's."""
         self.memory = device.allocate(type.nbytes, zeroed=False) if memory is None else memory
 
     @property
@@ -305,6 +319,7 @@ class DeviceState:
                 continue
             data = np.ascontiguousarray(np.broadcast_to(array, type_.array_shape), type_.dtype.numpy)
             self.device.write(new[slot.dtype], slot.offset, data)
+        self.device.hold([a for a in arrays.values() if isinstance(a, DeviceArray)])
         self.commit(name for name in self.types if name not in arrays)
 
     def commit(self, unchanged: Iterable[str] = ()) -> None:

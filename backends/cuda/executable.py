@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,13 +51,14 @@ class CudaExecutable(Executable):
         for name, size in (("counters", 4 * program.counters), ("scratch", program.scratch)):
             if size:
                 self._own.update({f"{name} {lane}": self.allocate(size) for lane in range(LANES)})
-        if program.rows:
-            self._own["rows"] = self.allocate(program.rows)
+        for name, size in (("rows", program.rows), ("aligned", program.aligned)):
+            if size:
+                self._own[name] = self.allocate(size)
         sizes = [v.type.nbytes for v in program.memory.outputs]
         self.reported = {n: size for n, size in enumerate(sizes) if size <= SMALL or self.commits}
         """Results that every step hands to the host, with their bytes."""
         own = [n for n in self.reported if program.results[n].buffer == f"output {n}"]
-        starts, self.report_bytes = _packed([STATUS_BYTES, *(sizes[n] for n in own)], STATUS_BYTES)
+        starts, self.report_bytes = _packed([STATUS_BYTES, *(sizes[n] for n in own)])
         self.report_starts = dict(zip(own, starts[1:], strict=True))
         """Where those that are arrays of their own lie behind the status, so that one copy takes all."""
         self.report = self.allocate(self.report_bytes)
@@ -170,6 +172,7 @@ class CudaExecutable(Executable):
         if any(self.function.state()):
             return self._run_with_state(arrays)
         device, addresses = self.device, self.own()
+        device.begin()
         held: list[DeviceArray] = []
         for n, (v, array) in enumerate(zip(self.program.function.inputs(), arrays, strict=True)):
             given = array if isinstance(array, DeviceArray) else None
@@ -190,6 +193,7 @@ class CudaExecutable(Executable):
             self._last = addresses, self.launches(addresses)
         for launch in self._last[1]:
             launch()
+        device.hold(held)
         if self.program.fails:
             self.raise_failure()
         for n, (ref, result) in enumerate(zip(self.program.results, results, strict=True)):
@@ -265,6 +269,12 @@ class _Side:
         self.warm = False
         self.run: Run | None = None
 
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Pinned memory may be given to others at once: no copy must still reach it."""
+        run = getattr(self, "run", None)
+        if run is not None and run.mark is not None and not ending():
+            self.executable.device.wait(run.mark)
+
     def memories(self) -> dict[str, Any]:
         """All buffers but those of the inputs, by name, for the current side of the state."""
         return {**self.executable.memories(self.state), **self.outputs}
@@ -276,20 +286,20 @@ class _Side:
         for run in [r for r in self.state.under_way if r.side.executable is not self.executable]:
             run.finish()
         device = self.executable.device
-        uploads = not any(isinstance(a, DeviceArray) for a in given)
-        aside = uploads and len(self.host_inputs) > WITH_THE_STEP
-        if uploads:
-            for view, array in zip(self.views, given, strict=True):
-                np.copyto(view, array)
-        else:
-            for start, array in zip(self.starts, given, strict=True):
-                if isinstance(array, DeviceArray):
-                    device.copy(self.inputs, start, array.memory, array.offset, array.nbytes)
-                else:
-                    device.write(self.inputs, start, np.ascontiguousarray(array))
+        device.begin()
+        there = [a for a in given if isinstance(a, DeviceArray)]
+        aside = not there and len(self.host_inputs) > WITH_THE_STEP
+        for start, view, array in zip(self.starts, self.views, given, strict=True):
+            if isinstance(array, DeviceArray):
+                device.copy(self.inputs, start, array.memory, array.offset, array.nbytes)
+                continue
+            np.copyto(view, array)
+            if there:
+                device.upload(self.inputs, start, self.host_inputs[start : start + view.nbytes])
         if aside:
-            device.upload(self.inputs, self.host_inputs, aside=True)
-        self._work(uploads and not aside)()
+            device.upload(self.inputs, 0, self.host_inputs, aside=True)
+        self._work(not there and not aside)()
+        device.hold(there)
         self.run = Run(self)
         if self.executable.commits:
             self.state.under_way = [r for r in self.state.under_way if r.mark is not None] + [self.run]
@@ -312,7 +322,7 @@ class _Side:
 
         def work() -> None:
             if uploads:
-                device.upload(self.inputs, self.host_inputs)
+                device.upload(self.inputs, 0, self.host_inputs)
             for launch in launches:
                 launch()
             device.download(executable.report, 0, self.host_report)
@@ -403,11 +413,11 @@ class Pending:
         return float(self._run.results()[self._number])
 
 
-def _packed(sizes: Sequence[int], unit: int = ALIGNMENT) -> tuple[list[int], int]:
+def _packed(sizes: Sequence[int]) -> tuple[list[int], int]:
     """Where arrays of these bytes begin in one piece of memory, and its end."""
     starts: list[int] = []
     end = 0
     for size in sizes:
         starts.append(end)
-        end += -(-size // unit) * unit
-    return starts, max(end, unit)
+        end += -(-size // ALIGNMENT) * ALIGNMENT
+    return starts, max(end, ALIGNMENT)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import PurePath
 
@@ -18,7 +20,7 @@ from . import routines
 from .attention import TENSOR_CORES
 from .builder import HELPERS
 from .calls import Call, KernelCall, ProductCall
-from .device import Launch
+from .device import ALIGNMENT, Launch
 from .elements import WIDE_BYTES
 from .lanes import EACH_LANE, Turn, in_lanes
 from .nest import KernelWriter
@@ -51,8 +53,9 @@ class CudaProgram(Lowering[Call]):
         super().__init__(function, module, fast)
         self.kernels: dict[str, str] = {}
         self.calls: list[tuple[Instruction | None, Call]] = []
-        self.counters = self.scratch = self.rows = 0
-        """Words and bytes that the kernel that needs most of them shares among its blocks, and bytes that one leaves to the next."""
+        self.counters = self.scratch = self.rows = self.aligned = 0
+        """Words and bytes that the kernel that needs most of them shares among its blocks, bytes that one leaves to the next, and bytes
+        of a product's arrays that lie elsewhere at no multiple of ``ALIGNMENT``."""
         self._known: dict[object, tuple[str, Launch]] = {}
         self._inputs = {v: n for n, v in enumerate(function.inputs())}
         self._outputs = {v: n for n, v in reversed(list(enumerate(self.memory.outputs)))}
@@ -228,7 +231,29 @@ class CudaProgram(Lowering[Call]):
         return WHOLE[i.op.name].write(self, i, operands, results)
 
     def step(self, i: Instruction | None, pieces: Sequence[Call]) -> None:
-        self.calls += [(i, piece) for piece in pieces]
+        for piece in pieces:
+            calls = self._aligned(piece) if isinstance(piece, ProductCall) else [piece]
+            self.calls += [(i, call) for call in calls]
+
+    def _aligned(self, call: ProductCall) -> list[Call]:
+        """A product of arrays that all begin at multiples of ``ALIGNMENT``, as on the tape: libraries choose their kernels by that."""
+        before: list[Call] = []
+        after: list[Call] = []
+        moved: dict[str, Ref] = {}
+        end = 0
+        for name in ("a", "b", "bias", "out"):
+            ref: Ref | None = getattr(call, name)
+            if ref is None or ref.offset % ALIGNMENT == 0:
+                continue
+            shape = ref.layout.shape
+            moved[name] = to = Ref("aligned", end, ref.dtype, Layout.contiguous(shape))
+            end += -(-math.prod(shape) * ref.dtype.numpy.itemsize // ALIGNMENT) * ALIGNMENT
+            if name == "out":
+                after.append(self.copy(ref, to, shape))
+            else:
+                before.append(self.copy(to, ref, shape))
+        self.aligned = max(self.aligned, end)
+        return [*before, replace(call, **moved), *after]
 
     # What it costs
 

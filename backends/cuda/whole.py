@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from ...ir import Instruction
 from ...ir.op import Layout
 from ...ir.types import bf16, f16, f32
+from ..base import Sizes
 from ..compiled.lowering import product_sizes
 from ..compiled.memory import Ref
 from . import attention
 from .calls import Call, ProductCall
+from .device import Device
 
 if TYPE_CHECKING:
     from .program import CudaProgram
@@ -20,27 +22,35 @@ Writer = Callable[["CudaProgram", Instruction, Sequence[Ref], Sequence[Ref]], "l
 
 
 class Whole(NamedTuple):
-    """How a composite is computed: whether it can be, and its calls."""
+    """How a composite is computed: whether a device can (some device, if none is given), and its calls."""
 
-    fits: Callable[[Instruction], bool]
+    fits: Callable[[Instruction, Device | None], bool]
     write: Writer
 
 
-def keeps(i: Instruction) -> bool:
+def keeps(i: Instruction, device: Device | None = None) -> bool:
     """Whether a composite is computed whole: one of floats of at most 32 bits, none of them empty."""
     whole = WHOLE.get(i.op.name)
     if whole is None or i.results[0].type.dtype not in (f32, f16, bf16):
         return False
-    return all(v.type.size for v in (*i.operands, *i.results)) and whole.fits(i)
+    return all(v.type.size for v in (*i.operands, *i.results)) and whole.fits(i, device)
 
 
-def _has_registers(i: Instruction) -> bool:
+def _has_registers(i: Instruction, device: Device | None) -> bool:
     floats = [v.type for v in (*i.operands, *i.results) if v.type.dtype.floating]
-    return all(t.shape[-1] <= attention.MOST_COLUMNS for t in floats)
+    fits = all(t.shape[-1] <= attention.MOST_COLUMNS for t in floats)
+    return fits and (device is None or device.tensor_cores)
 
 
-def _always(i: Instruction) -> bool:
-    return True
+def _layer_sizes(i: Instruction) -> Sizes:
+    return product_sizes(i.operands[0].type, i.operands[1].type, i.attrs["transpose_a"], i.attrs["transpose_b"])
+
+
+def _has_layer(i: Instruction, device: Device | None) -> bool:
+    """No size is 1: of such products cuBLASLt has few, and they are no work."""
+    sizes = _layer_sizes(i)
+    has = device is None or device.has_layer(i.results[0].type.dtype, sizes, i.attrs["activation"])
+    return min(sizes[1:4]) > 1 and has
 
 
 def _attention(program: CudaProgram, i: Instruction, operands: Sequence[Ref], results: Sequence[Ref]) -> list[Call]:
@@ -90,14 +100,12 @@ def _attention_grad(
 def _matmul_bias(program: CudaProgram, i: Instruction, operands: Sequence[Ref], results: Sequence[Ref]) -> list[Call]:
     """One product of cuBLASLt."""
     a, b, bias, out = [r.started() for r in (*operands, *results)]
-    types = i.operands[0].type, i.operands[1].type
-    sizes = product_sizes(*types, i.attrs["transpose_a"], i.attrs["transpose_b"])
-    return [ProductCall(a, b, out, sizes, bias, i.attrs["activation"])]
+    return [ProductCall(a, b, out, _layer_sizes(i), bias, i.attrs["activation"])]
 
 
 WHOLE: Mapping[str, Whole] = {
     "scaled_dot_product_attention": Whole(_has_registers, _attention),
     "scaled_dot_product_attention_grad": Whole(_has_registers, _attention_grad),
-    "matmul_bias": Whole(_always, _matmul_bias),
+    "matmul_bias": Whole(_has_layer, _matmul_bias),
 }
 """The composites, by name."""

@@ -2,16 +2,21 @@
 """Stand-ins for CuPy and nvmath that do the work on the host, as late as CUDA may: when somebody waits for it.
 
 Only what ``cupy_device.py`` uses is here.  Work asked for while a stream is captured goes to the graph and is done at each of its launches.
+What CUDA has limits for is held to them: shared memory and threads of a block, waiting and allocating while a stream is captured,
+where the matrices of a product begin.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
+import re
 import sys
 import types
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import IntEnum
+from functools import partial
 from importlib.machinery import ModuleSpec
 from typing import Any, Self
 
@@ -38,14 +43,23 @@ class Stream(Queue):
 
     known: dict[int, Stream] = {}
 
-    def __init__(self, non_blocking: bool = False) -> None:
+    def __init__(self, non_blocking: bool) -> None:
+        """``non_blocking``: beside the legacy default stream, not in turn with it."""
         super().__init__()
+        self.non_blocking = non_blocking
         self.ptr = 1000 + len(self.known)
         self.known[self.ptr] = self
         self.capture: Capture | None = None
 
     def ask(self, work: Work) -> None:
-        (self.work if self.capture is None else self.capture.works[self]).append(work)
+        if self.capture is not None:
+            self.capture.works[self].append(work)
+            return
+        blocking = [] if self.non_blocking else [s for s in self.known.values() if not s.non_blocking]
+        for other in blocking:
+            if other is not self and NULL in (self, other) and other.done < len(other.work):
+                self.work.append(partial(other.run, len(other.work)))
+        self.work.append(work)
 
     def record(self, event: Event | None = None) -> Event:
         event = event or Event()
@@ -60,10 +74,14 @@ class Stream(Queue):
         stream, end = event.at
         self.ask(lambda: stream.run(end))
 
+    current: list[Stream] = []
+
     def __enter__(self) -> Self:
+        self.current.append(self)
         return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.current.pop()
 
 
 class Event:
@@ -82,6 +100,11 @@ class Event:
         assert self.capture is None
         stream, end = self.at
         stream.run(end)
+
+    @property
+    def done(self) -> bool:
+        stream, end = self.at
+        return stream.done >= end
 
 
 def elapsed(begin: Event, end: Event) -> float:
@@ -126,7 +149,8 @@ class Capture:
             queue.run()
 
 
-NULL = Stream()
+NULL = Stream(False)
+Stream.current.append(NULL)
 
 
 class Memory:
@@ -138,6 +162,15 @@ class Memory:
         self.array = raw[start : start + nbytes]
         self.ptr = int(self.array.ctypes.data)
 
+    @classmethod
+    def borrowed(cls, owner: NdArray) -> Memory:
+        """The memory of another array, for as long as this object lives."""
+        made = cls(0)
+        made.array, made.ptr, made.owner = owner.data.array, owner.data.ptr, owner
+        return made
+
+    owner: Any = None
+
 
 class Device:
     """The only device."""
@@ -145,7 +178,40 @@ class Device:
     def __init__(self, number: int) -> None:
         assert number == 0
 
-    __enter__, __exit__ = Stream.__enter__, Stream.__exit__
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class NdArray:
+    """CuPy's array, and those of other libraries: ``asked`` has the streams on which it was to be ready."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, data: Memory) -> None:
+        self.shape, self.dtype, self.data = shape, np.dtype(dtype), data
+        self.asked: list[int] = []
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+    def __dlpack__(self, stream: int) -> Any:
+        self.asked.append(stream)
+        return self
+
+    def reshape(self, shape: tuple[int, ...]) -> NdArray:
+        return NdArray(shape, self.dtype, self.data)
+
+
+def from_dlpack(array: Any) -> NdArray:
+    """The memory of another library's array, which it keeps alive."""
+    given = array.__dlpack__(stream=Stream.current[-1].ptr)
+    return NdArray(given.shape, given.dtype, Memory.borrowed(given))
+
+
+def in_rows(x: NdArray, dtype: Any) -> NdArray:
+    """CuPy's ``ascontiguousarray``, of an array that is."""
+    assert x.dtype == dtype
+    return x
 
 
 class FakeCuda:
@@ -163,6 +229,7 @@ class FakeCuda:
         self.blas_lt: Any = None
 
     def alloc(self, nbytes: int) -> Memory:
+        uncaptured()
         if nbytes > self.room:
             raise OutOfMemoryError(f"Out of memory allocating {nbytes} bytes")
         self.room -= nbytes
@@ -193,6 +260,9 @@ class FakeCuda:
         Stream.known[stream].ask(lambda: self.graphs[graph].run(last_first))
 
     def compile(self, source: str, options: tuple[str, ...]) -> bytes:
+        kernels = source.split('extern "C"')
+        assert all(text.count("__shared__") == len(SHARED.findall(text)) for text in kernels)
+        assert max(map(shared_bytes, kernels)) <= 48 << 10, "too much shared data"
         assert f"--gpu-architecture=sm_{self.capability[0]}{self.capability[1]}" in options
         counts = {name: given.count(", ") + 1 for name, given in HEAD.findall(source)}
         self.libraries.append((compiled(source), counts))
@@ -205,7 +275,8 @@ class FakeCuda:
 
     def launch(self, f: int, grid: int, *rest: int) -> None:
         gy, gz, bx, by, bz, shared, stream, given, extra = rest
-        assert grid >= 1
+        assert 1 <= grid < 1 << 31
+        assert 1 <= bx * by <= 1024
         assert (gy, gz, bz, shared, extra) == (1, 1, 1, 0, 0)
         kernel, count = self.functions[f - 1]
         places = (ctypes.c_void_p * count).from_address(given)
@@ -222,10 +293,28 @@ def void(_: object) -> None:
     """Nothing."""
 
 
+def uncaptured(*_: object) -> None:
+    """Now no stream may be captured."""
+    assert all(s.capture is None for s in Stream.known.values()), "cudaErrorStreamCaptureUnsupported"
+
+
+SHARED = re.compile(r"__shared__ ([a-z ]+) (\w+(?:\[\d+\])*(?:, \w+(?:\[\d+\])*)*);")
+BYTES = {"bool": 1, "char": 1, "short": 2, "int": 4, "unsigned": 4, "float": 4, "double": 8, "long": 8}
+
+
+def shared_bytes(kernel: str) -> int:
+    """Bytes of shared memory that a kernel declares, one array behind the other."""
+    total = 0
+    for kind, names in SHARED.findall(kernel):
+        for name in names.split(", "):
+            total += BYTES[kind.split()[-1]] * math.prod(map(int, re.findall(r"\[(\d+)\]", name)))
+    return total
+
+
 class Blas:
     """cuBLAS on the host: columns first, by way of the transpose."""
 
-    class cuBLASError(RuntimeError): ...
+    class cuBLASError(Exception): ...
 
     class Operation(IntEnum):
         N, T = 0, 1
@@ -234,12 +323,16 @@ class Blas:
         COMPUTE_32F, COMPUTE_32F_FAST_TF32 = 68, 77
 
     class Math(IntEnum):
-        DEFAULT_MATH, TF32_TENSOR_OP_MATH = 0, 3
+        DEFAULT_MATH, TF32_TENSOR_OP_MATH, DISALLOW_REDUCED_PRECISION_REDUCTION = 0, 3, 16
 
     def __init__(self, cuda: FakeCuda) -> None:
         self.cuda = cuda
         self.streams: list[Stream] = []
         self.workspaces: dict[int, Stream] = {}
+        self.has_workspace: set[int] = set()
+
+    def get_property(self, which: int) -> int:
+        return 13
 
     def create(self) -> int:
         self.streams.append(NULL)
@@ -247,13 +340,15 @@ class Blas:
 
     def set_stream(self, handle: int, stream: int) -> None:
         self.streams[handle - 1] = Stream.known[stream]
+        self.has_workspace.discard(handle)
 
     def set_workspace(self, handle: int, workspace: int, nbytes: int) -> None:
         assert workspace % 256 == 0
+        self.has_workspace.add(handle)
         assert self.workspaces.setdefault(workspace, self.streams[handle - 1]) is self.streams[handle - 1]
 
     def set_math_mode(self, handle: int, mode: int) -> None:
-        assert mode in (0, 3)
+        assert mode in (3, 16)
 
     def _gemm(self, kind: Any) -> Callable[..., None]:
         def gemm(handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, *rest: int) -> None:
@@ -282,6 +377,8 @@ class Blas:
     def _ask(self, handle: int, kind: Any, factors: tuple[int, int], a: int, b: int, c: int, sizes: Any) -> None:
         read = ctypes.c_double if kind is f64 else ctypes.c_float
         assert [read.from_address(f).value for f in factors] == [1.0, 0.0]
+        assert handle in self.has_workspace
+        assert all(place % 256 == 0 for place in (a, b, c))
 
         def compute() -> None:
             self.cuda.launched += 1
@@ -293,13 +390,13 @@ class Blas:
 class BlasLt(types.ModuleType):
     """cuBLASLt on the host: its objects are numbers that name what was asked for, until they are destroyed."""
 
-    class cuBLASLtError(CudaError): ...
+    class cuBLASLtError(Exception): ...
 
     Epilogue = IntEnum("Epilogue", {"BIAS": 4, "RELU_BIAS": 6, "GELU_BIAS": 36})
     MatmulDescAttribute = IntEnum("MatmulDescAttribute", {"TRANSA": 3, "TRANSB": 4, "EPILOGUE": 7, "BIAS_POINTER": 8})
     MatmulPreferenceAttribute = IntEnum(
         "MatmulPreferenceAttribute",
-        {"MAX_WORKSPACE_BYTES": 1, **{f"MIN_ALIGNMENT_{x}_BYTES": 5 + n for n, x in enumerate("ABCD")}},
+        {"MAX_WORKSPACE_BYTES": 1},
     )
     matmul_heuristic_result_dtype = np.dtype(
         [("algo", [("data_", "<u8", (8,))]), ("workspace_size", "<u8"), ("state", "<i4")]
@@ -310,7 +407,8 @@ class BlasLt(types.ModuleType):
         self.cuda = cuda
         self.objects: dict[int, Any] = {}
         self.made = 0
-        self.has_none = False
+        self.algorithms: int | None = 1
+        """How many it finds; None: asking for them fails."""
 
     def create(self) -> int:
         return 2
@@ -352,14 +450,12 @@ class BlasLt(types.ModuleType):
         found: int,
         count: int,
     ) -> None:
-        if self.has_none:
+        if self.algorithms is None:
             raise self.cuBLASLtError("CUBLAS_STATUS_NOT_SUPPORTED")
-        room, *alignments = self.objects[preference].values()
-        assert room == 32 << 20
-        assert len(alignments) == 4
-        assert all(n & (n - 1) == 0 for n in alignments)
+        assert list(self.objects[preference].values()) == [32 << 20]
+        assert self.objects[work][self.MatmulDescAttribute.BIAS_POINTER]
         ctypes.memset(found, 0x11, 64)
-        ctypes.c_int32.from_address(count).value = 1
+        ctypes.c_int32.from_address(count).value = self.algorithms
 
     def matmul(
         self, handle: int, work: int, alpha: int, a: int, a_layout: int, b: int, b_layout: int, beta: int, c: int, c_layout: int,
@@ -379,6 +475,7 @@ class BlasLt(types.ModuleType):
         assert (asked["scale"], asked["compute"]) == (0, 77 if kind == 0 else 68)
         activation = self.Epilogue(asked[names.EPILOGUE]).name.removesuffix("BIAS").rstrip("_").lower() or "none"
         bias, dtype = asked[names.BIAS_POINTER], {0: f32, 2: f16, 14: bf16}[kind]
+        assert all(place % 256 == 0 for place in (a, b, d, bias))
 
         def compute() -> None:
             self.cuda.launched += 1
@@ -392,7 +489,7 @@ def modules(cuda: FakeCuda) -> dict[str, Any]:
     runtime = types.SimpleNamespace(
         CUDARuntimeError=CudaError, getDeviceCount=lambda: 1, setDevice=void, deviceGetAttribute=lambda a, n: cuda.capability[a - 75],
         memcpyHostToDevice=1, memcpyDeviceToHost=2, memcpyDeviceToDevice=3, streamCaptureModeRelaxed=2, memcpyAsync=cuda.memcpy,
-        memsetAsync=cuda.memset, streamSynchronize=lambda s: Stream.known[s].run(), memGetInfo=lambda: (cuda.room, 1 << 40),
+        memsetAsync=cuda.memset, streamSynchronize=lambda s: (uncaptured(), Stream.known[s].run()), memGetInfo=lambda: (cuda.room, 1 << 40),
         streamBeginCapture=cuda.begin_capture, streamEndCapture=cuda.end_capture, graphInstantiate=lambda g: g, graphDestroy=void,
         graphExecDestroy=void, graphUpload=lambda g, s: None, graphLaunch=cuda.launch_graph,
     )  # fmt: skip
@@ -431,10 +528,12 @@ def modules(cuda: FakeCuda) -> dict[str, Any]:
 
     in_cuda = module(
         "cupy.cuda", driver=driver, nvrtc=nvrtc, runtime=runtime, Device=Device, Stream=Stream, Event=Event, alloc=cuda.alloc,
-        alloc_pinned_memory=pinned, memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError), get_current_stream=lambda: NULL,
-        get_elapsed_time=elapsed,
+        alloc_pinned_memory=pinned, memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+        get_current_stream=lambda: Stream.current[-1], get_elapsed_time=elapsed,
     )  # fmt: skip
-    cupy = module("cupy", cuda=in_cuda, get_default_memory_pool=lambda: pool)
+    cupy = module(
+        "cupy", cuda=in_cuda, get_default_memory_pool=lambda: pool, from_dlpack=from_dlpack, ascontiguousarray=in_rows, ndarray=NdArray
+    )  # fmt: skip
     cuda.blas_lt = lt = BlasLt(cuda)
     bindings = module("nvmath.bindings", cublas=blas, cublasLt=lt)
     return {
@@ -452,6 +551,9 @@ def fake_cuda(cache: Any) -> Generator[FakeCuda]:
     """Inside the block CuPy, nvmath and a device seem to be there; ``cache`` is pytest's monkeypatch."""
     cache.setenv("TAPEIR_CACHE", "off")
     cuda = FakeCuda()
+    NULL.work, NULL.done = [], 0
+    Stream.known.clear()
+    Stream.known[NULL.ptr] = NULL
     made = modules(cuda)
     before = {n: sys.modules.pop(n, None) for n in (*made, DEVICE)}
     sys.modules.update(made)

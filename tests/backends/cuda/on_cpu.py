@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
@@ -55,9 +55,11 @@ def compiler() -> str | None:
     return found if done.returncode == 0 else None
 
 
-FLAGS = ["-std=c++20", "-O0", "-march=native", "-ffp-contract=off", "-w", "-pthread", "-fPIC"]
-if sanitizer := os.environ.get("TAPEIR_SANITIZE"):
-    FLAGS += [f"-fsanitize={sanitizer}", "-O1", "-g1"]
+SANITIZER = os.environ.get("TAPEIR_SANITIZE")
+FLAGS = [
+    "-std=c++20", "-march=native", "-ffp-contract=off", "-w", "-pthread", "-fPIC",
+    *(["-O1", "-g1", f"-fsanitize={SANITIZER}"] if SANITIZER else ["-O0"]),
+]  # fmt: skip
 
 
 @cache
@@ -76,7 +78,7 @@ def _prepared() -> tuple[Path, ctypes.CDLL]:
 
 
 @contextmanager
-def last_first() -> Iterator[None]:
+def last_first() -> Generator[None]:
     """Launches begin with their last block, those whose threads never meet with its last thread."""
     flag = ctypes.c_int.in_dll(_prepared()[1], "shim_reversed")
     flag.value = 1
@@ -256,9 +258,9 @@ class CpuDevice(Device):
         words = (ctypes.c_uint64 * len(arguments))(*arguments)
         return self._asked(lane, lambda: kernel(words, launch.blocks, *launch.threads))
 
-    def upload(self, memory: Any, pinned: Array, aside: bool = False) -> None:
+    def upload(self, memory: Any, offset: int, pinned: Array, aside: bool = False) -> None:
         self.done()
-        memory[: pinned.nbytes] = pinned
+        memory[offset : offset + pinned.nbytes] = pinned
 
     def download(self, memory: Any, offset: int, pinned: Array) -> None:
         self.done()

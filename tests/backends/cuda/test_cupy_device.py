@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import tapeir as tp
 from tapeir import nn
 from tapeir.ir.errors import OutOfRangeError
 
-from .fake_cuda import FakeCuda, fake_cuda
+from .fake_cuda import NULL, FakeCuda, Memory, NdArray, fake_cuda
 from .on_cpu import compiler, once
 
 pytestmark = [once, pytest.mark.skipif(compiler() is None, reason="needs a C++20 compiler")]
@@ -152,6 +155,37 @@ def test_narrow_floats(cuda: FakeCuda, dtype: str, tmp_path: Path) -> None:
     again = runtime("cuda", dtype=dtype, seed=5)
     again.load_state({**narrow.params, **narrow.buffers, **narrow.optimizer_state})
     assert float(again.step(X, Y)) == float(narrow.step(X, Y))
+
+
+def foreign(array: np.ndarray[Any, Any]) -> NdArray:
+    """An array of another library, made on the legacy default stream."""
+    memory = Memory(array.nbytes)
+    memory.array[:] = array.reshape(-1).view(np.uint8)
+    return NdArray(array.shape, array.dtype, memory)
+
+
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+def test_other_libraries_may_change_an_array_after_the_step_that_reads_it(cuda: FakeCuda, backend: str) -> None:
+    here, there = runtime("cpu"), runtime("cuda", backend)
+    x, y = foreign(X), foreign(Y)
+    losses: list[Any] = []
+    for n in range(4):
+        losses.append(there.step(x, y))
+        NULL.ask(partial(x.data.array.view(np.float32).__setitem__, slice(None), X.reshape(-1) * (n + 2)))
+    expected = [float(here.step(X * (n + 1), Y)) for n in range(4)]
+    assert [float(loss) for loss in losses] == pytest.approx(expected, rel=1e-5)
+    assert x.asked
+
+
+def test_other_libraries_memory_is_held_until_the_step_is_done(cuda: FakeCuda) -> None:
+    rt = runtime("cuda")
+    y = foreign(Y)
+    given = [weakref.ref(x) for x in [foreign(X) for _ in range(3)] if rt.step(x, y)]
+    assert all(ref() is not None for ref in given[1:])
+    dict(rt.params)
+    rt.step(foreign(X), y)
+    gc.collect()
+    assert not any(ref() for ref in given)
 
 
 def test_what_it_takes_is_said(cuda: FakeCuda) -> None:

@@ -13,6 +13,7 @@ from program_strategies import Program, programs, update_programs
 from strategies import inputs_of
 
 from tapeir.backends.base import compile_module
+from tapeir.backends.cuda.calls import ProductCall
 from tapeir.backends.cuda.eager import DeviceOps
 from tapeir.backends.eager import EagerBackend
 from tapeir.ir import Module, parse
@@ -102,6 +103,27 @@ def test_tall_columns_that_need_their_own_sums() -> None:
 """
     module = parse(norm)
     check(module, inputs_of(module["main"], 1, False))
+
+
+def test_products_read_and_write_where_the_tape_does() -> None:
+    """Libraries choose kernels by where arrays begin: what lies at no multiple of 256 bytes is copied."""
+    text = """module @m {
+  func @main(%x: f32[5, 3] input, %w: f32[3, 3] input) -> (f32[7, 3]) {
+    %0 = slice %x {start = [1, 0], stop = [5, 3], step = [1, 1]} : f32[4, 3]
+    %1 = matmul %0, %w {transpose_a = false, transpose_b = false} : f32[4, 3]
+    %2 = matmul %w, %w {transpose_a = false, transpose_b = true} : f32[3, 3]
+    %3 = concat %1, %2 {axis = 0} : f32[7, 3]
+    return %3
+  }
+}
+"""
+    module = parse(text)
+    program = executable(module).program
+    products = [call for _, call in program.calls if isinstance(call, ProductCall)]
+    assert len(products) == 2
+    assert all(ref.offset % 256 == 0 for call in products for ref in (*call.reads, *call.writes))
+    assert len(program.calls) == 5
+    check(module, inputs_of(module["main"], 1, True))
 
 
 def test_neighbours_are_read_together() -> None:

@@ -13,7 +13,6 @@ import tapeir as tp
 from tapeir import nn, ops
 from tapeir.backends.compiled import lower
 from tapeir.backends.cuda.program import CudaProgram
-from tapeir.ir.errors import BackendError
 from tapeir.ir.types import DType, Shape, bf16, f16, f32, f64
 
 from .fake_cuda import FakeCuda, fake_cuda
@@ -193,9 +192,20 @@ def test_descriptors_go_when_they_are_used(cuda: FakeCuda) -> None:
 
 
 @runs
-def test_no_algorithm_is_an_error(cuda: FakeCuda) -> None:
-    cuda.blas_lt.has_none = True
-    with pytest.raises(
-        BackendError, match=r"cuBLASLt has no product .* with bias and none: CUBLAS_STATUS_NOT_SUPPORTED"
-    ):
-        float(runtime("cuda", numerics="fast").step(X, Y))
+@pytest.mark.parametrize("found", [0, None])
+def test_where_cublaslt_has_no_layer_there_is_a_product_and_a_kernel(cuda: FakeCuda, found: int | None) -> None:
+    cuda.blas_lt.algorithms = found
+    rt = runtime("cuda", numerics="fast")
+    assert float(rt.step(X, Y)) == pytest.approx(float(runtime("cpu").step(X, Y)), rel=1e-5)
+    (program,) = rt.artifacts.values()
+    assert {"gemm", "gemm_bias"} & set(program.kernels) == {"gemm"}
+    assert not cuda.blas_lt.objects
+
+
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(1, 4, 5), (3, 1, 5), (3, 4, 1)])
+def test_layers_with_a_size_of_one_are_decomposed(rows: int, inner: int, columns: int) -> None:
+    def layer(x: Any, w: Any, b: Any) -> Any:
+        return ops.relu(x @ w + b)
+
+    module = tp.trace(layer, f32[rows, inner], f32[inner, columns], f32[columns])
+    assert "matmul_bias" not in str(lower(module, "optimized", "cuda", "fast"))
