@@ -1,8 +1,9 @@
 """TapeIR beside PyTorch and JAX on a CUDA device: training steps of MLPs, GPTs and a CNN, the first step, kernels and launches.
 
 Everything is float32 without TF32, except what ``TapeIR fast`` computes.  A training step is forward, backward and Adam on cross-entropy,
-fed with NumPy arrays and ended with ``float(loss)``; kernels work on 2^26 elements that lie on the device.  Every contender runs in a
-process of its own with empty caches; the processes take turns, one at a time.  Run it with ``python benchmarks/cuda.py``.
+fed with NumPy arrays and ended with ``float(loss)``; compiled PyTorch has its fused Adam.  Kernels work on 2^26 elements that lie on the
+device.  Every contender runs in a process of its own with empty caches; the processes take turns, one at a time.  Run it with
+``python benchmarks/cuda.py``.
 """
 
 from __future__ import annotations
@@ -126,8 +127,17 @@ def device_name() -> str:
         return f"unknown ({error})"
 
 
-def table(workloads: list[Workload], names: list[str], rounds: int, seconds: float, scratch: Path) -> list[Outcome]:
-    """Measure and print the workloads."""
+def write(file: Path, outcomes: list[Outcome]) -> None:
+    """All figures so far as JSON."""
+    figures = {o.workload.name: o.record() for o in outcomes}
+    written = {"device": device_name(), "about": about(), "workloads": figures}
+    file.write_text(json.dumps(written, indent=1) + "\n")
+
+
+def table(
+    workloads: list[Workload], names: list[str], rounds: int, seconds: float, scratch: Path, file: Path | None
+) -> None:
+    """Measure and print the workloads; what is measured is written to a file at once."""
     shown = [n for n in names if n != "copy"]
     print(
         f"time of a step (of kernels: of {LAUNCHES} launches): median of {rounds} rounds of {seconds:g} s, ± half the range"
@@ -144,6 +154,8 @@ def table(workloads: list[Workload], names: list[str], rounds: int, seconds: flo
         compare(outcome, lambda n, w=workload: Worker(__file__, n, w, scratch), taking, rounds, seconds)
         outcomes.append(outcome)
         print(row(outcome, shown), flush=True)
+        if file is not None:
+            write(file, outcomes)
     print("\nbytes per second of kernels")
     for outcome in outcomes:
         if isinstance(outcome.workload, CudaKernel):
@@ -162,7 +174,6 @@ def table(workloads: list[Workload], names: list[str], rounds: int, seconds: flo
             print(f"  {outcome.workload.name:<30}{', '.join(f'{n} {d:.1e}' for n, d in differences.items())}")
     reasons = {f"{name}: {reason}": None for outcome in outcomes for name, reason in outcome.failed.items()}
     print("\nnot run: " + ("; ".join(reasons) or "none"))
-    return outcomes
 
 
 def main() -> None:
@@ -178,11 +189,7 @@ def main() -> None:
         parser.error(f"there is no CUDA device to measure: {reason}")
     print(", ".join([f"device {device_name()}", *(f"{what} {value}" for what, value in about().items())]))
     with tempfile.TemporaryDirectory() as scratch:
-        outcomes = table(workloads, given.contenders, given.rounds, given.seconds, Path(scratch))
-    if given.json is not None:
-        figures = {o.workload.name: o.record() for o in outcomes}
-        written = {"device": device_name(), "about": about(), "workloads": figures}
-        given.json.write_text(json.dumps(written, indent=1) + "\n")
+        table(workloads, given.contenders, given.rounds, given.seconds, Path(scratch), given.json)
     return None
 
 

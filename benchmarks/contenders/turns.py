@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from .workloads import Contender, Workload
 CHUNK_STEPS = 200
 CHUNK_SECONDS = 0.05
 FEWEST_STEPS = 3
+LONGEST_ANSWER = 240.0
+"""Seconds after which a process that does not answer is ended, and its contender does not take part."""
 CACHES = {
     "TAPEIR_CACHE": "tapeir", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton", "CUPY_CACHE_DIR": "cupy",
     "CUDA_CACHE_PATH": "cuda",
@@ -127,7 +130,10 @@ class Worker:
 
     def read(self) -> dict[str, Any]:
         """The next answer; of a process that ended, the last thing that it said."""
+        ending = threading.Timer(LONGEST_ANSWER, self.process.kill)
+        ending.start()
         line = self.output.readline()
+        ending.cancel()
         if line:
             return json.loads(line)
         code = self.process.wait()

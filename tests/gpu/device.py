@@ -1,7 +1,11 @@
-"""What the tests on a CUDA device share."""
+"""What the tests on a CUDA device share.
+
+``TAPEIR_GPU=required``: where no device can be used they fail, with the reason, and are not skipped.
+"""
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Any
 
@@ -14,9 +18,10 @@ from tapeir.backends.cuda import devices
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what CuPy and nvmath warn of is theirs
     REASON = devices.unavailable("cuda")
+REQUIRED = os.environ.get("TAPEIR_GPU") == "required"
 needs_device = [
     pytest.mark.gpu,
-    pytest.mark.skipif(REASON is not None, reason=REASON or ""),
+    pytest.mark.skipif(REASON is not None and not REQUIRED, reason=REASON or ""),
     pytest.mark.filterwarnings("default"),
 ]
 
