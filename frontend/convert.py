@@ -74,6 +74,8 @@ def as_value(x: Any) -> Value:
         kind = bool_ if isinstance(x, (bool, np.bool_)) else i64 if isinstance(x, (int, np.integer)) else float_dtype()
         return builder().splat(x, TensorType(kind, ()))
     if isinstance(x, (np.ndarray, list, tuple)) or hasattr(x, "__dlpack__"):
+        if isinstance(x, (list, tuple)) and any(isinstance(leaf, Operators) for leaf in leaves(typed(Any, x))):
+            raise TraceError(f"a {type(x).__name__} of tensors is no operand\n  remedy: ops.stack them", here())  # pyright: ignore[reportUnknownArgumentType]
         array = to_array(x)
         try:
             type_ = type_of(array)
@@ -163,6 +165,13 @@ def _mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
     return leaf(tree)
 
 
+def leaves(tree: Any) -> list[Any]:
+    """Everything in ``tree`` that is no list, tuple or dict, in order."""
+    found: list[Any] = []
+    _mapped(tree, found.append)
+    return found
+
+
 def lift(tree: Any, enter: Callable[[Array], Any]) -> Any:
     """``tree`` with every array in it, also that of a finished tape's tensor, replaced by ``enter(array)``."""
 
@@ -191,7 +200,7 @@ def on_tape(function: Callable[P, R]) -> Callable[P, R]:
         def enter(array: Array) -> Tensor:
             return Tensor(recorder.argument(type_of(array), array=array))
 
-        floating = [d for d in map(_float_of, (*args, *kwargs.values())) if d is not None]
+        floating = [d for d in map(_float_of, leaves((args, kwargs))) if d is not None]
         with frame(Frame(recorder, dtype=floating[0] if floating else types.f32)):
             result: Any = function(*lift(args, enter), **lift(kwargs, enter))  # type: ignore[call-arg]
             return lower(result)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..backends.base import Backend, Executable, Steps, compile_module, get
+from ..backends.compiled.memory import Memory, Ref
 from ..backends.eager import host_or
 from ..backends.eager.interpret import values_of
 from ..ir import Function, Instruction, IRError, Location, Module, Value
@@ -220,6 +221,7 @@ class _Search:
                 self.standing[v].append(traced)
         self.traced = {v: stands[0] for v, stands in self.standing.items()}
         """What a value of the program stands for in the traced function."""
+        self.memory = Memory(steps.function).everywhere()
         self.expected: dict[Value, Array] = {}
         for v in steps.function.arguments:
             self.expected[v] = tape[self.traced[v]]
@@ -271,7 +273,7 @@ class _Search:
             origin = self.traced.get(r)
             wanted = self.expected[r] = self.tape[origin] if origin is not None else computed
             got = self.steps.read(r)
-            if isinstance(i.op, Join) and [r.place] == [o.place for o in i.operands]:
+            if isinstance(i.op, Join) and [self._start(r)] == [self._start(o) for o in i.operands]:
                 # Padding that only the lanes of an update meet: it is not written, and what they make of it is not read.
                 wanted = self.expected[r] = np.concatenate([operands[0], got[operands[0].size :]])
             if same_bits(wanted, got):
@@ -282,6 +284,11 @@ class _Search:
                 return self._finding(i, "pass", difference)
             return self._finding(i, "program", difference, self._inside(kernel, body))
         return None
+
+    def _start(self, v: Value) -> tuple[str, int] | Value:
+        """Where a value's memory begins; a value without a place stands for itself."""
+        ref = self.memory.refs.get(v)
+        return (ref.buffer, ref.window()[0]) if isinstance(ref, Ref) else v
 
     def _body(self, i: Instruction) -> Function | None:
         if isinstance(i.op, Control) and self.planned is not None:

@@ -36,6 +36,10 @@ class Declarations:
                 self.modules.setdefault(id(item), path)
             elif id(item) in self.names:
                 self.aliases[path] = self.names[id(item)]
+            elif path in self.parameters or path in self.buffers:
+                raise TraceError(
+                    f"two parameters or buffers of the model are called {path!r}\n  remedy: no dots in names"
+                )
             else:
                 self.names[id(item)] = path
                 (self.parameters if isinstance(item, Parameter) else self.buffers)[path] = item

@@ -19,6 +19,7 @@ from ..backends.eager.interpret import HOST
 from ..backends.state import state_on
 from ..frontend.convert import to_array
 from ..frontend.nn import Module, Objective, objective
+from ..frontend.nn.losses import OBJECTIVES
 from ..frontend.optim import OPTIMIZERS, SGD, Optimizer
 from ..ir import (
     BackendError,
@@ -404,6 +405,7 @@ class Runtime:
         """
         types, aliases = self._state.types, self.setting.declared.aliases
         new: dict[str, Array] = {}
+        spelled: dict[str, str] = {}
         for given, value in arrays.items():
             if given.rsplit(".", 1)[-1] == IGNORED:
                 continue
@@ -421,8 +423,8 @@ class Runtime:
             if kind not in ("f" if type_.dtype.floating else "iub"):
                 raise CheckpointError(f"state {given!r} is {array.dtype}; the model's is {type_.dtype}")
             if name in new and not np.array_equal(new[name], array, equal_nan=type_.dtype.floating):
-                raise CheckpointError(f"state {given!r} and {name!r} are one tied tensor with two values")
-            new[name] = array
+                raise CheckpointError(f"state {given!r} and {spelled[name]!r} are one tied tensor with two values")
+            new[name], spelled[name] = array, given
         missing = [n for n in types if n not in new and not n.startswith("optimizer/")]
         if missing:
             raise CheckpointError(f"state {', '.join(missing)} is missing")
@@ -438,15 +440,20 @@ class Runtime:
     def save(self, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
         """Write all state as safetensors, atomically; ``load`` resumes from it bit for bit."""
         optimizer = self.setting.optimizer
+        chosen = self.setting.objective
         metadata = {
-            "format": FORMAT, "seed": self.seed, "dtype": self.setting.dtype.name, "objective": self.setting.objective.name,
+            "format": FORMAT, "seed": self.seed, "dtype": self.setting.dtype.name,
+            "objective": chosen.name if chosen.built_in else f"function {chosen.name}",
             "optimizer": {"name": type(optimizer).__name__, **asdict(optimizer)}, "extra": dict(extra or {}),
         }  # fmt: skip
         checkpoint.write(path, {n: self._state[n] for n in self._state.types}, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: Module, **overrides: Any) -> Runtime:
-        """A runtime as ``save`` left it; ``overrides`` are arguments of ``Runtime`` (a function as objective must be one)."""
+        """A runtime as ``save`` left it; ``overrides`` are arguments of ``Runtime``.
+
+        Raises ``CheckpointError`` where the objective is a function, or the optimizer is not built in, and it is no override.
+        """
         arrays, metadata = checkpoint.read(path)
         if metadata.get("format") != FORMAT:
             raise CheckpointError(
@@ -468,6 +475,10 @@ class Runtime:
         if kind is None and "optimizer" not in overrides:
             raise CheckpointError(
                 f"{path} was trained with {name}, which is not built in\n  remedy: Runtime.load(path, model, optimizer=...)"
+            )
+        if saved["objective"] not in OBJECTIVES and "objective" not in overrides:
+            raise CheckpointError(
+                f"{path} was trained with {saved['objective']} as objective\n  remedy: Runtime.load(path, model, objective=...)"
             )
         runtime = cls(model, **{**saved, **overrides})
         runtime.load_file(path, arrays)

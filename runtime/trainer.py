@@ -93,6 +93,13 @@ class TrainOptions:
             value = getattr(self, name)
             if not _is_count(value) and not (value is None and name in ("steps", "epochs", "stop_at")):
                 raise ValueError(f"{name}={value!r}: it is an integer of at least 0")
+        for name in ("shuffle", "progress"):
+            value = getattr(self, name)
+            if not isinstance(value, bool) and not (value is None and name == "progress"):
+                raise TypeError(f"{name}={value!r}: it is True or False")
+        for name in ("log", "checkpoint", "resume"):
+            if not isinstance(getattr(self, name), (str, os.PathLike, type(None))):
+                raise TypeError(f"{name}={getattr(self, name)!r}: it is a path")
         if not _is_count(self.batch_size) or self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size!r}: it is an integer of at least 1")
         if not isinstance(self.callbacks, (list, tuple)):
@@ -240,6 +247,9 @@ class Advanced:
                 raise CheckpointError(
                     f"{path} was trained with {name} {metadata.get(name)}, and this run has {now}\n  remedy: give both one {name}"
                 )
+        lacking = [n for n in (*self.runtime.params, *self.runtime.buffers) if n not in arrays]
+        if lacking:
+            raise CheckpointError(f"{path} was trained with another model; it lacks {lacking[0]}")
         saved, now = metadata.get("optimizer", {}).get("name"), type(self.config.optimizer).__name__
         missing = [n for n in self.runtime.optimizer_state if n not in arrays]
         if saved != now or missing:

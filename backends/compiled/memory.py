@@ -130,6 +130,13 @@ class Memory:
             Layout.contiguous(v.type.shape),
         )
 
+    def everywhere(self) -> Memory:
+        """With the refs of all values that have a place."""
+        for v in self.function.values():
+            if v.place is not None and v not in self.refs:
+                self.refs[v] = self.resolve(v)
+        return self
+
     def readers(self) -> dict[Value, list[Instruction]]:
         """The instructions that read a value's memory, in order, by the value that it was made for."""
         found: dict[Value, list[Instruction]] = {}

@@ -25,6 +25,12 @@ class Objective:
     line: tuple[str, int] | None = None
     """The user's line that chose the objective."""
 
+    @property
+    def built_in(self) -> bool:
+        """Whether its name alone says which it is."""
+        known = OBJECTIVES.get(self.name)
+        return known is not None and known.loss is self.loss
+
 
 def accuracy(prediction: Array, target: Array) -> float:
     """The share of rows whose largest prediction is at the target's class."""

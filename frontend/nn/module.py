@@ -118,13 +118,18 @@ class Module:
             elif isinstance(item, dict):
                 stack.extend((f"{name}.{k}", x) for k, x in reversed(item.items()))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
-    def walk(self, path: str = "") -> Iterator[tuple[str, Any]]:
-        """This module and everything below it with dotted paths, depth first; shared objects come once per path."""
+    def walk(self, path: str = "", above: tuple[Module, ...] = ()) -> Iterator[tuple[str, Any]]:
+        """This module and everything below it with dotted paths, depth first; shared objects come once per path.
+
+        A module that holds one of those ``above`` it, its parent say, is not above itself.
+        """
         yield path, self
+        above = (*above, self)
         for name, item in self.children():
             below = f"{path}.{name}" if path else name
             if isinstance(item, Module):
-                yield from item.walk(below)
+                if not any(item is m for m in above):
+                    yield from item.walk(below, above)
             else:
                 yield below, item
 

@@ -12,7 +12,7 @@ from ...ir.print import Names
 from ...passes import PASSES, PIPELINES
 from ..runtime import NUMERICS
 from .modules import ENTRIES, Given, ModelIR, check_stage, read_ir
-from .settings import UsageError, check_device, choice, entry, note, write_module, write_text
+from .settings import UsageError, check_device, check_output, choice, entry, note, write_module, write_text
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def dump(path: Path, request: DumpRequest, given: Given) -> None:
         raise UsageError(f"--after-all with --stage {request.stage}: it goes with {stages}")
     if request.locations and request.stage == "program":
         raise UsageError("--locations with --stage program: a program shows its lines as comments")
+    check_output(request.output, path)
     model = ModelIR(path, given)
     entries = [(request.entry, request.mode)]
     if request.stage == "program":
@@ -81,6 +82,7 @@ def opt(path: Path, request: OptRequest) -> None:
         raise UsageError(f"--fuel {request.fuel}: it is a number of rewrites")
     choice("--numerics", request.numerics, NUMERICS)
     check_device(request.device)
+    check_output(request.output)
     module = read_ir(path)
     manager = pass_manager(
         request.device,

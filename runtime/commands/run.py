@@ -82,7 +82,7 @@ def _run_ir(path: Path, request: RunRequest, given: Given) -> dict[str, Any]:
     choice("--numerics", flags.get("numerics"), NUMERICS)
     if request.inputs is not None and not request.inputs.is_file():
         raise UsageError(f"--inputs {request.inputs} is not a file")
-    check_output(request.outputs, path)
+    check_output(request.outputs, path, request.inputs)
     backend, device = backend_for(flags)
     module = read_ir(path)
     if module.origin is not None:

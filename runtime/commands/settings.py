@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +19,9 @@ from ...ir.source import boundary
 from ..model_file import ModelFile, load
 from ..runtime import NUMERICS, runtime_dtype
 from ..trainer import Config, TrainOptions
+
+WORDS = {"true": "True", "false": "False", "none": "None"}
+"""What is said in other words than Python's."""
 
 
 class UsageError(Exception):
@@ -40,7 +45,7 @@ def choice(flag: str, value: Any, known: Sequence[str]) -> None:
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` arguments; values are Python literals, or text where they are not."""
+    """``key=value`` arguments; values are Python literals, ``true``, ``false`` and ``none`` among them, or text where they are not."""
     result: dict[str, Any] = {}
     known = [f.name for f in (*fields(Config), *fields(TrainOptions))]
     for pair in pairs:
@@ -50,7 +55,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         if name not in known:
             raise UsageError(f"--set {name}: there is no such field; one of {', '.join(known)}")
         try:
-            result[name] = ast.literal_eval(text)
+            result[name] = ast.literal_eval(WORDS.get(text, text))
         except (ValueError, SyntaxError):
             result[name] = text
     return result
@@ -92,14 +97,23 @@ def open_model(path: Path, arguments: Sequence[str]) -> ModelFile:
     return load(path, arguments)
 
 
-def check_output(output: Path | None, *inputs: Path) -> None:
-    """Raise ``UsageError`` for an output that is a folder or one of the inputs, before any work is done."""
+def check_output(output: Path | None, *inputs: Path | None) -> None:
+    """Before any work is done, raise ``UsageError`` for an output that is a folder or one of the inputs, ``IRError`` where nothing can be
+    written.
+    """
     if output is None:
         return
     if not output.name or output.is_dir():
         raise UsageError(f"{output} is a folder; the output is a file")
-    if any(output.exists() and path.exists() and output.samefile(path) for path in inputs):
+    if any(path is not None and output.exists() and path.exists() and output.samefile(path) for path in inputs):
         raise UsageError(f"{output} would replace the input; choose another name")
+    # Files are replaced whole, so their folder counts; folders that are missing are made.
+    path = output.absolute()
+    kept = path.exists() and not path.is_file()
+    written = path if kept else next(p for p in path.parents if p.exists())
+    reason = errno.ENOTDIR if not kept and not written.is_dir() else errno.EACCES
+    if reason == errno.ENOTDIR or not os.access(written, os.W_OK):
+        raise IRError(f"{output} cannot be written: {os.strerror(reason)}")
 
 
 def write_text(text: str, output: Path | None) -> None:

@@ -9,13 +9,15 @@ from typing import Any
 
 from ...ir import IRError
 from ..trainer import Advanced
-from .settings import open_model, settings
+from .settings import check_output, open_model, settings
 
 
 def train(path: Path, flags: Mapping[str, Any], save: Path | None, arguments: Sequence[str]) -> dict[str, Any]:
     """Train, save, evaluate, and print what a person reads; returns what ``--json`` prints."""
     file = open_model(path, arguments)
     config, options = settings(file.config, file.options, flags)
+    for written in (save, options.log, options.checkpoint):
+        check_output(None if written is None else Path(written), path)
     advanced = Advanced(file.model, config, file.stem)
     runtime = advanced.runtime
     count = sum(a.size for a in runtime.params.values())

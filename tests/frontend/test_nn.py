@@ -529,3 +529,33 @@ def test_initialisers(init: Any, low: float, high: float, std: float) -> None:
     assert (tp.Runtime(Holder(), backend="compiled", dtype="float64").params["w"] == w).all()
     if std:
         assert not (tp.Runtime(Holder(), seed=1, dtype="float64").params["w"] == w).all()
+
+
+def test_a_module_that_holds_its_parent_is_below_it_only() -> None:
+    class Child(nn.Module):
+        def __init__(self, parent: nn.Module) -> None:
+            self.parent, self.layer = parent, nn.Linear(3, 2)
+
+        def forward(self, x: Any) -> Any:
+            return self.layer(x)
+
+    class Parent(nn.Module):
+        def __init__(self) -> None:
+            self.child = Child(self)
+
+        def forward(self, x: Any) -> Any:
+            return self.child(x)
+
+    assert list(tp.Runtime(Parent()).params) == ["child.layer.weight", "child.layer.bias"]
+
+
+def test_two_parameters_of_one_name_are_refused() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            self.d = {"a.b": nn.Parameter((1,)), "a": {"b": nn.Parameter((1,))}}
+
+        def forward(self, x: Any) -> Any:
+            return x * self.d["a.b"]
+
+    with pytest.raises(tp.TraceError, match=r"two parameters or buffers of the model are called 'd\.a\.b'"):
+        tp.Runtime(Net())

@@ -352,3 +352,39 @@ def test_a_compiled_functions_results_are_its_callers() -> None:
 def test_unknown_backends_are_refused() -> None:
     with pytest.raises(tp.BackendError, match="eager, compiled"):
         tp.compile(cubes, backend="nothing")
+
+
+def test_compiled_functions_have_derivatives() -> None:
+    f = tp.compile(cubes)
+    assert same(tp.grad(f)(X), tp.grad(cubes)(X))
+    assert same(tp.jvp(f, (X,), (V,))[1], tp.jvp(cubes, (X,), (V,))[1])
+    assert str(tp.trace(f, tp.f64[3])) == str(tp.trace(cubes, tp.f64[3]))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            self.layer = nn.Linear(3, 2)
+            self.activation = tp.compile(ops.tanh)
+
+        def forward(self, x: Any) -> Any:
+            return self.activation(self.layer(x))
+
+    for backend in ("eager", "compiled"):
+        rt = tp.Runtime(Net(), optimizer=tp.optim.SGD(0.1), backend=backend)
+        before = rt.params["layer.weight"]
+        rt.step(X.reshape(1, 3), np.ones((1, 2)))
+        assert not same(before, rt.params["layer.weight"])
+
+
+def test_a_list_of_tensors_is_no_operand() -> None:
+    with pytest.raises(
+        tp.TraceError, match=r"test_transforms.py:\d+\n.*\na list of tensors is no operand\n  remedy: ops.stack"
+    ):
+        tp.grad(lambda x: ops.sum([x[0], x[1]]))(X)
+    assert same(tp.grad(lambda x: ops.sum(ops.stack([x[0], x[1]])))(X), np.array([1.0, 1.0, 0.0]))
+
+
+def test_constants_of_float64_derivatives_are_float64() -> None:
+    c = np.array([0.1, 0.2, 0.3])
+    assert same(tp.jvp(lambda x: x * c, (X,), (V,))[1], V * c)
+    assert same(tp.vjp(lambda x: x * c, X)[1](V)[0], V * c)
+    np.testing.assert_allclose(tp.hvp(lambda x: (x**3 * c).sum(), (X,), (V,)), 6 * X * c * V, rtol=1e-15)

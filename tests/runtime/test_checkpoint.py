@@ -113,3 +113,25 @@ def test_a_truncated_checkpoint(cut: int, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(tp.CheckpointError, match="safetensors"):
         tp.Runtime.load(path, network())
+
+
+def test_an_objective_that_is_a_function_must_be_given_again(tmp_path: Path) -> None:
+    def mse(prediction: Any, target: Any) -> Any:
+        return tp.ops.mean((prediction - target) ** 4)
+
+    path, y = tmp_path / "a.safetensors", np.ones((6, 3))
+    rt = runtime(objective=mse)
+    rt.save(path)
+    with pytest.raises(tp.CheckpointError, match=r"with function mse as objective\n  remedy: .*objective=\.\.\.\)"):
+        tp.Runtime.load(path, network())
+    assert tp.Runtime.load(path, network(), objective=mse).loss(X, y) == rt.loss(X, y)
+    runtime(objective="mse").save(path)
+    assert tp.Runtime.load(path, network()).loss(X, y) == runtime(objective="mse").loss(X, y)
+
+
+def test_another_model_is_said_before_another_optimizer(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    tp.Runtime(nn.Linear(4, 3), optimizer=tp.optim.AdamW()).save(path)
+    options = tp.Trainer.TrainOptions(resume=path, batch_size=6)
+    with pytest.raises(tp.CheckpointError, match=r"was trained with another model; it lacks 0\.weight"):
+        tp.Trainer.new(network()).train(tp.data.arrays(X, Y), options)

@@ -75,10 +75,11 @@ def test_run_json(folder: Path) -> None:
         "--lr",
         0.5,
         "--set",
-        "shuffle=False",
+        "shuffle=True",
     ]
     results: list[dict[str, Any]] = []
-    for backend in ("eager", "compiled"):
+    for backend, shuffle in (("eager", "False"), ("compiled", "false")):
+        flags[-1] = f"shuffle={shuffle}"
         done = irc(folder, "run", "tiny.py", "--json", "--backend", backend, *flags)
         assert done.code == 0, done.err
         results.append(json.loads(done.out))
@@ -219,6 +220,9 @@ USAGE = [
     ["run", "tiny.py", "--set", "clip_norm=1"],
     ["run", "tiny.py", "--set", "accumulate=2"],
     ["run", "tiny.py", "--set", "shuffle"],
+    ["run", "tiny.py", "--set", "shuffle=maybe"],
+    ["run", "tiny.py", "--set", "progress=3"],
+    ["run", "tiny.py", "--set", "log=3"],
     ["run", "tiny.py", "--cuda-mem-watch", "-1"],
     ["dump", "tiny.py", "--stage", "nothing"],
     ["dump", "tiny.py", "--entry", "nothing"],

@@ -143,7 +143,17 @@ def test_pages(folder: Path) -> None:
         ["reduce", "m.ir", "-o", "."],
     ):
         assert "is a folder" in fails(folder, *command, code=2)
-    assert "would replace the input" in " ".join(fails(folder, "view", "m.ir", "-o", "m.ir", code=2).split())
+    np.savez(folder / "x.npz", x=np.ones(3, np.float32))
+    for command in (
+        ["view", "m.ir", "-o", "m.ir"],
+        ["dump", "tiny.py", "-o", "tiny.py"],
+        ["run", "tiny.py", "--save", "tiny.py"],
+        ["run", "tiny.py", "--log", "tiny.py"],
+        ["run", "tiny.py", "--set", "checkpoint=tiny.py"],
+        ["run", "m.ir", "--inputs", "x.npz", "--outputs", "x.npz"],
+    ):
+        assert "would replace the input" in " ".join(fails(folder, *command, code=2).split())
+    assert "cannot be written: Not a directory" in fails(folder, "run", "tiny.py", "--save", "m.ir/state.safetensors")
     assert "is a model file" in fails(folder, "opt", "tiny.py", "--passes", "cse", code=2)
 
 
