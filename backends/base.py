@@ -106,16 +106,30 @@ class Executable:
         expected = self.function.arguments
         if len(arrays) != len(expected):
             raise TypeError(f"@{self.function.name} takes {len(expected)} arrays, not {len(arrays)}")
+        if out is not None:
+            self._writable(out)
         given = [self.accept(value, array) for value, array in zip(expected, arrays, strict=True)]
         results = self.run(given) if out is None else self.run_into(given, out)
         return results[0] if len(results) == 1 else results
+
+    def _writable(self, out: Sequence[Array]) -> None:
+        """Raise ``TypeError`` for arrays that results cannot be written to."""
+        results = self.function.results
+        if len(out) != len(results):
+            raise TypeError(f"@{self.function.name} has {len(results)} results, and out has {len(out)} arrays")
+        for n, (value, array) in enumerate(zip(results, out, strict=True)):
+            type_ = value.type
+            if (array.shape, array.dtype) != (type_.array_shape, type_.dtype.numpy):
+                raise TypeError(
+                    f"@{self.function.name}: result {n} is {type_}, and out[{n}] is of {array.dtype} and shape {array.shape}"
+                )
 
     def accept(self, value: Value, array: Any) -> Any:
         """An array as the argument ``value``: row-major and of its dtype.  Raises ``TypeError`` for another shape."""
         a = np.asarray(array)
         if a.shape != value.type.array_shape:
             raise TypeError(f"@{self.function.name}: %{value.name} is {value.type}, not an array of shape {a.shape}")
-        if a.dtype.kind == "f" and not value.type.dtype.floating:
+        if a.dtype.kind == "c" or (a.dtype.kind == "f" and not value.type.dtype.floating):
             raise TypeError(f"@{self.function.name}: %{value.name} is {value.type}, not an array of {a.dtype}")
         return np.ascontiguousarray(a, value.type.dtype.numpy).reshape(a.shape)
 
@@ -233,7 +247,10 @@ def compile_module(
     if reason is not None:
         raise BackendError(f"backend {backend.name!r} cannot use device {device!r}: {reason}")
     function = module[name]
-    refused = sorted({i.op.name for i in function.instructions if not backend.supports(i, device)})
+    refused = [i for i in function.instructions if not backend.supports(i, device)]
     if refused:
-        raise BackendError(f"backend {backend.name!r} does not support {', '.join(refused)} on {device}")
+        names = ", ".join(sorted({i.op.name for i in refused}))
+        narrow = unserved_float(refused[0], device)
+        kind = f" in {narrow.dtype}" if narrow is not None else ""
+        raise BackendError(f"backend {backend.name!r} does not support {names}{kind} on {device}", refused[0].location)
     return backend.compile(function, device=device, options={"module": module, **(options or {})})

@@ -21,6 +21,10 @@ def processors() -> int:
 
 @cache
 def wanted_threads() -> int:
-    """``TAPEIR_THREADS`` as it is when first asked for, or one a processor."""
+    """``TAPEIR_THREADS`` as it is when first asked for, or one a processor.  Raises ``ValueError`` where it is no number from 1 on."""
     asked = os.environ.get("TAPEIR_THREADS", "")
-    return int(asked) if asked.isdecimal() and int(asked) else processors()
+    if not asked:
+        return processors()
+    if not asked.isdecimal() or not int(asked):
+        raise ValueError(f"TAPEIR_THREADS={asked}: it is a number of threads, at least 1")
+    return int(asked)

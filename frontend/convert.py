@@ -14,6 +14,7 @@ from ..ir.build import Builder
 from ..ir.errors import DtypeError, IRError, TraceError
 from ..ir.graph import Value
 from ..ir.record import Frame, blame, current_frame, default_recorder, frame, here
+from ..ir.source import public
 from ..ir.types import Array, DType, Shape, TensorType, bool_, broadcast_shapes, i64, type_of
 from .tensor import Operators, Tensor
 
@@ -176,7 +177,9 @@ def lift(tree: Any, enter: Callable[[Array], Any]) -> Any:
     """``tree`` with every array in it, also that of a finished tape's tensor, replaced by ``enter(array)``."""
 
     def leaf(x: Any) -> Any:
-        if isinstance(x, Tensor) and x.value.array is not None:
+        if isinstance(x, Tensor) and x.value.array is None:
+            raise TraceError("a tensor of a trace holds no array, and its trace has ended", here())
+        if isinstance(x, Tensor):
             return enter(x.value.array)
         return enter(typed(Array, x)) if isinstance(x, np.ndarray) else x
 
@@ -191,6 +194,7 @@ def lower(tree: Any) -> Any:
 def on_tape(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function of tensors one that, outside every frame, opens a tape for the call and takes and returns arrays."""
 
+    @public
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if current_frame() is not None:

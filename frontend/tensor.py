@@ -226,6 +226,9 @@ class Tensor(Operators):
     def __float__(self) -> float:
         return float(self._read("float()").item())
 
+    def __format__(self, spec: str) -> str:
+        return format(self._read("a number in text").item(), spec) if spec else str(self)
+
     def __int__(self) -> int:
         return int(self._read("int()").item())
 

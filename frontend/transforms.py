@@ -6,6 +6,7 @@ A derivative runs the function under the active recorder and walks what was reco
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from ..ir.build import Builder
 from ..ir.errors import DtypeError, ShapeError
 from ..ir.graph import Instruction, Mark, Module, Value
 from ..ir.record import Frame, GraphBuilder, Recorder, current_frame, frame, here
+from ..ir.source import public
 from ..ir.types import DType, TensorType, type_of
 from .convert import as_value, builder, is_number, on_tape
 from .tensor import Tensor
@@ -29,6 +31,8 @@ def _run(
     given = list(args)
     inputs: list[Value] = []
     for n in wrt:
+        if not -len(given) <= n < len(given):
+            raise TypeError(f"argument {n}: the function is called with {len(given)}, counted from 0")
         value = as_value(given[n])
         if not value.type.dtype.floating:
             raise DtypeError(f"derivative with respect to argument {n}, {value.type}\n  rule: it is floating", here())
@@ -60,6 +64,7 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 
     """A function that returns ``(value, gradient)`` of a scalar function; a tuple of gradients for several ``argnums``."""
 
     @on_tape
+    @functools.wraps(function)
     def call(*args: Any) -> Any:
         wrt = (argnums,) if isinstance(argnums, int) else tuple(argnums)
         result, recorded, inputs, recorder = _run(function, args, wrt)
@@ -80,6 +85,7 @@ def grad(function: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Call
     both = value_and_grad(function, argnums)
 
     @on_tape
+    @functools.wraps(function)
     def call(*args: Any) -> Any:
         return both(*args)[1]
 
@@ -119,6 +125,9 @@ def vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[...,
 
 def jvp(function: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
     """``(function(*primals), its derivative along tangents)`` by forward mode."""
+    for name, given in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(given, (tuple, list)):
+            raise TypeError(f"{name} are a tuple, one for each argument: jvp(f, (x,), (t,))")
 
     @on_tape
     def call(primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
@@ -157,20 +166,32 @@ def argument_names(function: Callable[..., Any], count: int) -> list[str | None]
     return [*names, *[None] * count][:count]
 
 
+def argument_type(x: Any) -> TensorType:
+    """The type that a traced argument is given by, or that of an array.  Raises ``TypeError`` for anything else."""
+    if isinstance(x, TensorType):
+        return x
+    if isinstance(x, DType):
+        raise TypeError(f"{x} is a dtype; a type has a shape too: {x}[64, 10], of a number {x}[()]")
+    if not hasattr(x, "dtype") or not hasattr(x, "shape"):
+        raise TypeError(f"a {type(x).__name__} stands for no argument; types such as tp.f32[64, 10] and arrays do")
+    return type_of(x)
+
+
+@public
 def trace(function: Callable[..., Any], *arguments: Any, mode: str | None = None, dtype: DType = types.f32) -> Module:
     """The IR of ``function`` for arguments of the given types (``tp.f32[64, 10]``) or like the given arrays.
 
     The module holds one function of the Python function's name.  Raises the errors of the ops met, with their lines.
     """
+    if mode not in (None, "train", "eval"):
+        raise ValueError(f"mode {mode!r} is not known; train or eval")
+    types_ = list(map(argument_type, arguments))
     recorder = GraphBuilder()
     name = getattr(function, "__name__", "main")
     name = name if name != "<lambda>" else "main"
     with frame(Frame(recorder, dtype=dtype, mode=mode)):
-        names = argument_names(function, len(arguments))
-        given = [
-            recorder.argument(a if isinstance(a, TensorType) else type_of(a), n)
-            for a, n in zip(arguments, names, strict=True)
-        ]
+        names = argument_names(function, len(types_))
+        given = [recorder.argument(t, n) for t, n in zip(types_, names, strict=True)]
         result = function(*map(Tensor, given))
         outputs = _outputs(result)
     pairs: list[tuple[Value, Mark | None]] = [(v, None) for v in outputs]

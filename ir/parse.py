@@ -21,6 +21,7 @@ from .literal import Literal
 from .op import OPS, Attr, Op
 from .origin import Origin, Span
 from .print import SIDE, Text, attribute, side_name
+from .source import public
 from .types import DTYPES, Array, DType, TensorType, bf16
 from .verify import BITS, POSSIBLE, is_possible
 
@@ -404,6 +405,7 @@ _KINDS: Mapping[str, str] = {
 }
 
 
+@public
 def parse(
     text: str | Text,
     data: Mapping[str, Array] | None = None,

@@ -6,11 +6,15 @@ such frame; then it is the line that constructed the module.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import sysconfig
-from types import CodeType, FrameType
+from collections.abc import Callable
+from types import CodeType, FrameType, TracebackType
+from typing import ParamSpec, TypeVar
 
+from .errors import IRError
 from .graph import Location
 
 _BOUNDARIES: set[CodeType] = set()
@@ -51,6 +55,42 @@ def user_line(depth: int = 1) -> tuple[str, int] | None:
             return code.co_filename, frame.f_lineno
         frame = frame.f_back
     return None
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+FULL = "TAPEIR_TRACEBACK"
+"""The environment variable that is ``full`` where tracebacks keep the frames of this package."""
+
+
+def public(function: Callable[P, R]) -> Callable[P, R]:
+    """What users call: the traceback of an error of ours keeps the frames of their code alone, and one line for the call.
+
+    ``TAPEIR_TRACEBACK=full`` keeps all.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except IRError as error:
+            if os.environ.get(FULL) == "full":
+                raise
+            raise error.with_traceback(_of_users(error.__traceback__)) from error.__cause__
+
+    return call
+
+
+def _of_users(trace: TracebackType | None) -> TracebackType | None:
+    kept: list[TracebackType] = []
+    while trace is not None:
+        if not is_library(trace.tb_frame):
+            kept.append(trace)
+        trace = trace.tb_next
+    made: TracebackType | None = None
+    for t in reversed(kept):
+        made = TracebackType(made, t.tb_frame, t.tb_lasti, t.tb_lineno)
+    return made
 
 
 _INTERNED: dict[tuple[str, int, str], tuple[Location, ...]] = {}

@@ -31,7 +31,8 @@ class DType:
     numpy: np.dtype[Any]
 
     def __getitem__(self, shape: int | tuple[int, ...]) -> TensorType:
-        return TensorType(self, shape if isinstance(shape, tuple) else (shape,))
+        """The type of tensors of a shape.  Raises ``ValueError`` for sizes that are no integers of at least 0."""
+        return TensorType(self, static(shape if isinstance(shape, tuple) else (shape,)))
 
     def __str__(self) -> str:
         return self.name
@@ -49,6 +50,16 @@ class DType:
     @property
     def integer(self) -> bool:
         return self.kind in "iu"
+
+
+def static(shape: Sequence[Any]) -> Shape:
+    """A shape of Python integers.  Raises ``ValueError`` for sizes that are no integers of at least 0."""
+    for n in shape:
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+            raise ValueError(
+                f"shape {list(shape)}: {n!r} is no size\n  rule: shapes are static, integers of at least 0"
+            )
+    return tuple([int(n) for n in shape])
 
 
 def _dtype(name: str, kind: str, bits: int, numpy: Any) -> DType:

@@ -215,14 +215,14 @@ def work(request: Request) -> None:
     try:
         trainee = trainee_of(request)
     except (ImportError, IRError) as error:
-        answers.write(json.dumps({"note": " ".join(str(error).split())[:_SAID]}) + "\n")
+        answers.write(json.dumps({"note": str(error)}) + "\n")
         return
     before = _start_of_growth()
     begin = time.perf_counter()
     try:
         loss = trainee.step()
     except IRError as error:
-        answers.write(json.dumps({"note": " ".join(str(error).split())[:_SAID]}) + "\n")
+        answers.write(json.dumps({"note": str(error)}) + "\n")
         return
     first = time.perf_counter() - begin
     answers.write(json.dumps({"first": first, "loss": repr(loss), "compiles": trainee.compiles}) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..backends.base import compile_module, get
 from ..backends.eager.interpret import run, run_instruction
@@ -91,11 +92,13 @@ def bisect(
     *,
     backend: str = "compiled",
     device: str = "cpu",
+    options: Mapping[str, Any] | None = None,
 ) -> Guilt | None:
     """The pass and the rewrite after which a function computes something else, or fails; None if nothing does.
 
     The passes run with ever less fuel and the interpreter runs what they leave, so code generation has no part in it; it is asked
-    last, and only for the pipeline of the backend (``passes`` is None).  ``arrays`` are the arguments, by name or in order.
+    last, and only for the pipeline of the backend (``passes`` is None), with its ``options``.  ``arrays`` are the arguments, by name or in
+    order.
     """
     given = checked(module[name], arrays)
     names = list(PIPELINES["planned"] if passes is None else passes)
@@ -108,7 +111,8 @@ def bisect(
         before = whole.manager.context.rewrites
     if passes is None:
         try:
-            found: tuple[Array, ...] | str = compile_module(get(backend), module, name, device).run(given)
+            program = compile_module(get(backend), module, name, device, dict(options or {}))
+            found: tuple[Array, ...] | str = program.run(given)
         except FAILURES as error:
             found = f"{type(error).__name__}: {error}"
         symptom = search.symptom(found)

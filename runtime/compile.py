@@ -13,6 +13,7 @@ from ..backends.cuda.device import DeviceArray
 from ..frontend.convert import is_number, to_array, weak_kind
 from ..frontend.transforms import trace
 from ..ir.record import current_frame
+from ..ir.source import public
 from ..ir.types import TensorType, bool_, f32, f64, i64, type_of
 
 
@@ -44,6 +45,7 @@ class Compiled:
     def _type(self, array: Any) -> TensorType:
         return array.type if isinstance(array, DeviceArray) else type_of(to_array(array))
 
+    @public
     def __call__(self, *arrays: Any) -> Any:
         if current_frame() is not None:
             return self.function(*arrays)  # recorded with what is around it, derivatives included

@@ -21,6 +21,11 @@ from ..ir.record import here
 from ..ir.types import Array, DType
 
 
+def _wrong(message: str) -> DataError:
+    """The error with the user's line."""
+    return DataError(message, here())
+
+
 def permutation(count: int, seed: int, site: str, epoch: int = 0) -> Array:
     """The positions ``0..count-1`` shuffled, i64: sorted by the Philox words of the seed's key at a site, folded with the epoch."""
     key = philox.fold_in(philox.fold_in(philox.key_of_seed(seed), philox.site_word(site)), epoch)
@@ -33,18 +38,16 @@ class Dataset:
     def __init__(self, columns: Sequence[Any]) -> None:
         self.columns: tuple[Array, ...] = tuple(np.asarray(c) for c in columns)
         if not self.columns:
-            raise DataError("a dataset needs at least one column", here())
+            raise _wrong("a dataset needs at least one column")
         for n, column in enumerate(self.columns):
             if column.ndim == 0 or column.dtype.kind not in "fiub":
-                raise DataError(
+                raise _wrong(
                     f"column {n} is {column.dtype} of shape {list(column.shape)}; columns are arrays of numbers",
-                    here(),
                 )
         lengths = {len(c) for c in self.columns}
         if len(lengths) > 1:
-            raise DataError(
+            raise _wrong(
                 f"columns have {' and '.join(str(len(c)) for c in self.columns)} rows\n  rule: all have one length",
-                here(),
             )
 
     def __len__(self) -> int:
@@ -65,7 +68,7 @@ class Dataset:
     def split(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Two datasets: a ``fraction`` of the rows, chosen by the seed, and the others."""
         if not 0 <= fraction <= 1:
-            raise DataError(f"split at {fraction}\n  rule: it is a fraction between 0 and 1")
+            raise _wrong(f"split at {fraction}\n  rule: it is a fraction between 0 and 1")
         order = permutation(len(self), seed, "split")
         cut = round(fraction * len(self))
         return self.take(order[:cut]), self.take(order[cut:])
@@ -85,13 +88,14 @@ def npz(path: str | os.PathLike[str], *names: str) -> Dataset:
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} holds one bare array; it is not an .npz file")
+                raise _wrong(f"{path} holds one bare array; it is not an .npz file")
             missing = [n for n in names if n not in archive.files]
             if missing:
-                raise DataError(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive.files)}")
+                raise _wrong(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive.files)}")
             return Dataset([archive[n] for n in names])
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} cannot be read as .npz: {error}") from None
+        told = "it is no archive of plain arrays" if "pickle" in str(error) else error
+        raise _wrong(f"{path} cannot be read as .npz: {told}") from None
 
 
 def csv(path: str | os.PathLike[str], target: str, one_hot: Sequence[str] = (), drop: Sequence[str] = ()) -> Dataset:
@@ -105,16 +109,16 @@ def csv(path: str | os.PathLike[str], target: str, one_hot: Sequence[str] = (), 
             reader = csv_format.reader(file)
             rows = [(reader.line_num, row) for row in reader if row]
     except (OSError, UnicodeDecodeError, csv_format.Error) as error:
-        raise DataError(f"{path} cannot be read as CSV: {error}") from None
+        raise _wrong(f"{path} cannot be read as CSV: {error}") from None
     if not rows:
-        raise DataError(f"{path} is empty; the first line names the columns")
+        raise _wrong(f"{path} is empty; the first line names the columns")
     (_, header), *body = rows
     for name in (target, *one_hot, *drop):
         if name not in header:
-            raise DataError(f"{path} has no column {name!r}; it has {', '.join(header)}")
+            raise _wrong(f"{path} has no column {name!r}; it has {', '.join(header)}")
     for line, row in body:
         if len(row) != len(header):
-            raise DataError(f"{path}:{line}: {len(row)} fields where the header has {len(header)}")
+            raise _wrong(f"{path}:{line}: {len(row)} fields where the header has {len(header)}")
 
     def numbers(name: str) -> Array:
         at = header.index(name)
@@ -123,7 +127,7 @@ def csv(path: str | os.PathLike[str], target: str, one_hot: Sequence[str] = (), 
             try:
                 values.append(float(row[at]))
             except ValueError:
-                raise DataError(f"{path}:{line}: {name} is {row[at]!r}, not a number") from None
+                raise _wrong(f"{path}:{line}: {name} is {row[at]!r}, not a number") from None
         return np.array(values, np.float64)
 
     features: list[Array] = []
@@ -151,7 +155,7 @@ class Loader:
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: it is at least 1")
         if not len(self.dataset):
-            raise DataError("the dataset has no rows")
+            raise _wrong("the dataset has no rows")
 
     def __len__(self) -> int:
         """Batches of one epoch."""

@@ -149,7 +149,7 @@ def record(
     has_target = entry != "forward"
     if has_target and len(batch) < 2:
         raise ShapeError(f"entry {entry} takes inputs and a target, not {len(batch)} arrays")
-    names = argument_names(model.forward, len(batch) - has_target)
+    names = argument_names(getattr(model, "forward", model), len(batch) - has_target)
     if has_target:
         names.append((argument_names(setting.objective.loss, 2)[1]) or "target")
     values = [
@@ -165,14 +165,21 @@ def record(
         if outputs is None:
             raise TraceError(f"{type(model).__name__}.forward returned None\n  remedy: return a tensor")
         if has_target:
-            begin_frame.path.append(("", setting.objective.line))
-            loss = as_value(setting.objective.loss(outputs, Tensor(values[-1])))
-            begin_frame.path.pop()
+            chosen = setting.objective
+            begin_frame.path.append(("", chosen.line or model.made_at))
+            if chosen.built_in and isinstance(outputs, (tuple, list)):
+                raise TraceError(
+                    f"objective {chosen.name} takes one tensor, and {type(model).__name__}.forward returns a {type(outputs).__name__}\n"  # pyright: ignore[reportUnknownArgumentType]
+                    "  remedy: return a tensor, or give a function as objective that takes it apart",
+                    here(),
+                )
+            loss = as_value(chosen.loss(outputs, Tensor(values[-1])))
             if loss.type.rank or not loss.type.dtype.floating:
                 raise ShapeError(
                     f"objective {setting.objective.name} returned {loss.type}\n  rule: a loss is a floating scalar",
                     here(),
                 )
+            begin_frame.path.pop()
             results = [loss]
         else:
             results = [as_value(o) for o in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]  # pyright: ignore[reportUnknownVariableType]

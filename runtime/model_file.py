@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..frontend.nn import Module
+from ..frontend.transforms import argument_type
 from ..ir import Location, TensorType
 from ..ir.errors import IRError
 from ..ir.source import boundary
-from ..ir.types import type_of
 from .data import Dataset
 from .trainer import Config, Data, TrainOptions
 
@@ -46,9 +47,15 @@ class ModelFile:
     def value(self, name: str, default: Any = None) -> Any:
         """A module-level name: its value, or what the function of no arguments there returns."""
         found = self.names.get(name, default)
-        if callable(found) and not isinstance(found, Module):
-            return found()
-        return found
+        if not callable(found) or isinstance(found, Module):
+            return found
+        try:
+            inspect.signature(found).bind()
+        except TypeError as error:
+            raise ModelFileError(f"{self.path}: {name} is called without arguments: {error}") from None
+        except ValueError:  # a built-in function does not tell
+            pass
+        return found()
 
     @property
     def model(self) -> Module:
@@ -96,7 +103,13 @@ class ModelFile:
         """One batch to learn the entries' types from: ``inputs`` (types or arrays), else the first rows of the data."""
         inputs = self.value("inputs")
         if inputs is not None:
-            return list(inputs if isinstance(inputs, Sequence) else [inputs])  # pyright: ignore[reportUnknownArgumentType]
+            given = list(inputs if isinstance(inputs, Sequence) else [inputs])  # pyright: ignore[reportUnknownArgumentType]
+            try:
+                for x in given:
+                    argument_type(x)
+            except TypeError as error:
+                raise ModelFileError(f"{self.path}: inputs: {error}") from None
+            return given
         pair = self.data() if data is None else data
         if pair is None:
             raise ModelFileError(
@@ -109,7 +122,7 @@ class ModelFile:
 
 def batch_types(batch: Sequence[Any], dtype: Any) -> list[TensorType]:
     """The types of a batch at a runtime's boundary: floating ones in ``dtype``."""
-    types = [b if isinstance(b, TensorType) else type_of(b) for b in batch]
+    types = list(map(argument_type, batch))
     return [t.with_dtype(dtype) if t.dtype.floating else t for t in types]
 
 

@@ -29,7 +29,7 @@ from ..ir import (
     philox,
 )
 from ..ir import Module as IRModule
-from ..ir.source import user_line
+from ..ir.source import public, user_line
 from ..ir.types import Array, DType, bf16, dtype, f32, f64, key, type_of
 from . import checkpoint
 from .entries import STEP, Declarations, Setting, function_of, record, state_types
@@ -66,6 +66,9 @@ class Loss:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.array(self._array, dtype=dtype)
+
+    def __format__(self, spec: str) -> str:
+        return format(float(self), spec) if spec else str(self)
 
     def __repr__(self) -> str:
         return f"Loss({float(self)!r})"
@@ -199,20 +202,24 @@ class Runtime:
 
     # Running
 
+    @public
     def predict(self, *inputs: Any) -> Any:
         """The model's output for one batch in the current mode; a tuple of arrays if it returns several."""
         outputs = self._run(f"forward_{self.mode}", inputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
+    @public
     def loss(self, *batch: Any) -> float:
         """The loss of one batch (inputs, then target) in the current mode.  Nothing is updated."""
         return float(self._run(f"loss_{self.mode}", batch)[0])
 
+    @public
     def loss_and_grads(self, *batch: Any) -> tuple[float, dict[str, Array]]:
         """The loss of one batch and the gradient of every parameter.  Nothing is stored."""
         loss, *grads = self._run(f"grads_{self.mode}", batch)
         return float(loss), dict(zip(self.setting.declared.parameters, grads, strict=True))
 
+    @public
     def step(self, *batch: Any) -> Loss:
         """One optimiser update on one batch, in train mode; on an error the state stays bitwise what it was."""
         if self.mode != "train":
@@ -307,6 +314,7 @@ class Runtime:
         """Bytes ``used``, ``reserved``, ``free`` and ``total`` of the device's memory; None on the CPU."""
         return None if self._on is HOST else self._on.device.used()
 
+    @public
     def distance(self, *batch: Any) -> dict[str, float]:
         """How far the loss and the gradients of a batch are from a float64 evaluation, in exact numerics and in the runtime's.
 
@@ -397,6 +405,7 @@ class Runtime:
         """The floating dtype of parameters."""
         return self.setting.dtype
 
+    @public
     def load_state(self, arrays: Mapping[str, Any]) -> None:
         """Replace state by name, parameters and buffers all at once; slots and step may be left out and then stay.
 
@@ -437,6 +446,7 @@ class Runtime:
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error.message}") from None
 
+    @public
     def save(self, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
         """Write all state as safetensors, atomically; ``load`` resumes from it bit for bit."""
         optimizer = self.setting.optimizer
@@ -449,6 +459,7 @@ class Runtime:
         checkpoint.write(path, {n: self._state[n] for n in self._state.types}, metadata)
 
     @classmethod
+    @public
     def load(cls, path: str | os.PathLike[str], model: Module, **overrides: Any) -> Runtime:
         """A runtime as ``save`` left it; ``overrides`` are arguments of ``Runtime``.
 
@@ -475,6 +486,12 @@ class Runtime:
         if kind is None and "optimizer" not in overrides:
             raise CheckpointError(
                 f"{path} was trained with {name}, which is not built in\n  remedy: Runtime.load(path, model, optimizer=...)"
+            )
+        chosen = overrides.get("optimizer")
+        if chosen is not None and type(chosen).__name__ != name:
+            raise CheckpointError(
+                f"{path} was trained with {name}, not {type(chosen).__name__}\n"
+                "  remedy: Runtime(model, optimizer=...), then load_state with its parameters and buffers"
             )
         if saved["objective"] not in OBJECTIVES and "objective" not in overrides:
             raise CheckpointError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,12 +16,12 @@ import numpy as np
 from ..frontend.nn import Module, Objective, objective
 from ..frontend.optim import SGD, Optimizer
 from ..ir.errors import CheckpointError, DataError, IRError
-from ..ir.source import user_line
+from ..ir.source import public, user_line
 from . import checkpoint
 from .data import Dataset, Loader
 from .memory import MemoryWatch, peak_memory, watch_every
 from .progress import Reporter, RunLog
-from .runtime import FORMAT, Loss, Runtime, runtime_dtype
+from .runtime import FORMAT, NUMERICS, Loss, Runtime, runtime_dtype
 
 Data = Dataset | tuple[Dataset, Dataset]
 EVAL_ROWS = 1024
@@ -49,6 +50,12 @@ class Config:
         runtime_dtype(self.dtype)
         if not isinstance(self.optimizer, Optimizer):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"optimizer={self.optimizer!r}: it is an optimizer such as optim.Adam(lr=1e-3)")
+        if self.numerics not in NUMERICS:
+            raise ValueError(f"numerics={self.numerics!r}: it is {' or '.join(NUMERICS)}")
+        if self.guard not in (None, "nonfinite"):
+            raise ValueError(f"guard={self.guard!r}: it is 'nonfinite' or None")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", str(self.device)):
+            raise ValueError(f"device={self.device!r}: it is 'cpu', 'cuda' or 'cuda:N'")
         if not _is_count(self.seed) or self.seed >= 1 << 64:
             raise ValueError(f"seed={self.seed!r}: it is an integer from 0 to 2**64-1")
         _ = self.chosen_objective
@@ -142,6 +149,7 @@ class Trained:
         self.runtime = runtime
         self.report = report
 
+    @public
     def eval(self, dataset: Dataset) -> Evaluation:
         """Mean loss and metrics in eval mode, weighted by rows, in float64 on the host."""
         return evaluate(self.runtime, dataset)
@@ -257,6 +265,7 @@ class Advanced:
             raise CheckpointError(f"{path} was trained with another optimizer ({saved}) than this run's {now}{lacks}")
         self.runtime.load_file(path, arrays)
 
+    @public
     def train(self, data: Data, options: TrainOptions | None = None) -> Trained:
         """Train as ``options`` say, in train mode, and restore the mode."""
         options = options or TrainOptions()
@@ -343,6 +352,7 @@ class Trainer:
         """A trainer of a model."""
         return cls(model, config)
 
+    @public
     def train(self, data: Data, options: TrainOptions | None = None) -> Trained:
         """Train a fresh runtime on a dataset (the first of a pair) and return it with its report."""
         return Advanced(self.model, self.config, self.name).train(data, options)

@@ -221,7 +221,7 @@ def mse(prediction: Any, target: Any) -> Tensor:
     with located_errors("mse", x, t):
         if x.type.shape != t.type.shape:
             remedy = (
-                f"reshape the target with target.reshape{x.type.shape}"
+                f"reshape the target with target.reshape({', '.join(map(str, (-1, *x.type.shape[1:])))})"
                 if x.type.size == t.type.size
                 else "give both one shape"
             )

@@ -21,6 +21,10 @@ class Sequential(Module):
 
     def __init__(self, *modules: Module) -> None:
         for n, module in enumerate(modules):
+            if not callable(module):
+                raise TypeError(
+                    f"Sequential takes modules, not a {type(module).__name__}\n  remedy: Sequential(*modules)"
+                )
             setattr(self, str(n), module)
         self._modules = len(modules)
 
@@ -34,7 +38,7 @@ class Linear(Module):
     """``y = x @ weight.T + bias``; ``weight`` is ``[out_features, in_features]``."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
-        bound = 1 / math.sqrt(in_features) if in_features else 0.0
+        bound = 1 / math.sqrt(in_features) if in_features > 0 else 0.0
         self.in_features, self.out_features = in_features, out_features
         self.weight = Parameter((out_features, in_features), init.Uniform(-bound, bound))
         self.bias = Parameter(out_features, init.Uniform(-bound, bound)) if bias else None

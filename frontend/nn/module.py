@@ -25,7 +25,7 @@ class Declared(Operators):
     """Base of parameters and buffers: a shape, an optional fixed dtype and an initialiser ``init(key, shape)``."""
 
     def __init__(self, shape: int | tuple[int, ...], init: Init | float = 0.0, dtype: Any = None) -> None:
-        self.shape: Shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.shape: Shape = types.static(shape if isinstance(shape, (tuple, list)) else (shape,))
         self.init: Init = init if callable(init) else initialisers.Constant(float(init))
         self.fixed: DType | None = None if dtype is None else types.dtype(dtype)
 
@@ -69,11 +69,12 @@ class Buffer(Declared):
 class Module:
     """Base of all layers and models: declare parameters, buffers and modules as attributes, compute in ``forward``."""
 
-    _line: tuple[str, int] | None = None
+    made_at: tuple[str, int] | None = None
+    """The user's line that made it."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
-        object.__setattr__(self, "_line", user_line(2))
+        object.__setattr__(self, "made_at", user_line(2))
         return self
 
     forward: Callable[..., Any]
@@ -89,7 +90,7 @@ class Module:
         if not hasattr(self, "forward"):
             raise TraceError(f"{type(self).__name__} has no method forward\n  remedy: define forward(self, x)", here())
         path = active.state.path(self) if active.state is not None else ""
-        active.path.append((path, self._line))
+        active.path.append((path, self.made_at))
         try:
             return self.forward(*args, **kwargs)
         finally:
@@ -134,5 +135,8 @@ class Module:
                 yield below, item
 
     def __repr__(self) -> str:
-        inside = ", ".join(f"{name}={item!r}" for name, item in self.children() if isinstance(item, Module))
-        return f"{type(self).__name__}({inside})"
+        simple = (bool, int, float, str, tuple)
+        hidden = ("made_at", "_")
+        own = [f"{n}={x!r}" for n, x in vars(self).items() if isinstance(x, simple) and not n.startswith(hidden)]
+        own += [f"{name}={item!r}" for name, item in self.children() if isinstance(item, Module)]
+        return f"{type(self).__name__}({', '.join(own)})"

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...backends import base
 from ...ir import IRError, TensorType
+from ...ir.errors import shortened
 from .. import bench as benching
 from ..bench import PEERS, Cost
 from .cache import amount
@@ -36,7 +37,7 @@ def bench(path: Path, against: Sequence[str], rounds: int, seconds: float, as_js
     costs = benching.bench(request, [a for a in against if a != backend], rounds=rounds, seconds=seconds)
     ours, *others = costs
     if ours.note:
-        raise IRError(f"backend {backend} does not train this model: {ours.note}")
+        raise IRError(f"backend {backend} does not train this model:\n{ours.note}")
     first = model.batch[0]
     rows = first.shape[0] if (isinstance(first, TensorType) or hasattr(first, "shape")) and first.shape else 1
     if as_json:
@@ -49,7 +50,7 @@ def bench(path: Path, against: Sequence[str], rounds: int, seconds: float, as_js
     print("\n".join(_table(ours, others)))
     for cost in others:
         if cost.note:
-            note(f"{cost.contender}: {cost.note}")
+            note(f"{cost.contender}: {shortened(' '.join(cost.note.split()), 200)}")
         elif not _agree(cost.loss, ours.loss):
             note(f"{cost.contender}: its first loss is {cost.loss}, and that of {backend} {ours.loss}")
 

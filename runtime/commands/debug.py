@@ -68,8 +68,8 @@ def _backend(request: DebugRequest, given: Given) -> tuple[str, str]:
 def compare(path: Path, request: DebugRequest, given: Given) -> bool:
     """Print where a backend and the tape part; returns whether they do."""
     backend, device = _backend(request, given)
-    module, name, arrays, folder = target(path, given, request.entry, request.mode, request.inputs)
-    found = comparing.compare(module, name, arrays, backend=backend, device=device)
+    module, name, arrays, folder, numerics = target(path, given, request.entry, request.mode, request.inputs)
+    found = comparing.compare(module, name, arrays, backend=backend, device=device, options={"numerics": numerics})
     if request.json:
         print(json.dumps(_json(found, folder), indent=1, allow_nan=False))
     else:
@@ -155,8 +155,10 @@ def bisect(path: Path, request: DebugRequest, given: Given) -> None:
     for name in request.passes or ():
         choice("--passes", name, list(PASSES))
     backend, device = _backend(request, given)
-    module, name, arrays, folder = target(path, given, request.entry, request.mode, request.inputs)
-    found = bisecting.bisect(module, name, arrays, request.passes, backend=backend, device=device)
+    module, name, arrays, folder, numerics = target(path, given, request.entry, request.mode, request.inputs)
+    found = bisecting.bisect(
+        module, name, arrays, request.passes, backend=backend, device=device, options={"numerics": numerics}
+    )
     if found is None:
         raise IRError(f"no pass changes what @{quote(name)} computes: there is nothing to bisect")
     if not found.pass_:
@@ -187,14 +189,14 @@ def bisect(path: Path, request: DebugRequest, given: Given) -> None:
 def reduce(path: Path, request: DebugRequest, given: Given) -> None:
     """Write the smallest IR for which ``test`` gives the same exit code, or ``compare`` the same kind of failure."""
     check_output(request.output, path)
-    module, name, arrays, folder = target(path, given, request.entry, request.mode, request.inputs)
+    module, name, arrays, folder, numerics = target(path, given, request.entry, request.mode, request.inputs)
     if request.test is not None:
         with tempfile.TemporaryDirectory() as temporary:
             holds = _Command(request.test, Path(temporary), path.stem, request.timeout)
             found = reducing.reduce(module, name, arrays, holds)
     else:
-        backend, device = _backend(request, given)
-        first = comparing.compare(module, name, arrays, backend=backend, device=device)
+        (backend, device), options = _backend(request, given), {"numerics": numerics}
+        first = comparing.compare(module, name, arrays, backend=backend, device=device, options=options)
         kind, both = first.kind, f" (both raise {first.errors[0]})" if first.errors[0] else ""
         if first.grade == "none":
             raise IRError(
@@ -202,7 +204,10 @@ def reduce(path: Path, request: DebugRequest, given: Given) -> None:
             )
 
         def differs(candidate: Module, function: str, given: Sequence[Array]) -> bool:
-            return comparing.compare(candidate, function, given, backend=backend, device=device).kind == kind
+            return (
+                comparing.compare(candidate, function, given, backend=backend, device=device, options=options).kind
+                == kind
+            )
 
         found = reducing.reduce(module, name, arrays, differs)
     before, after = len(module[name].instructions), len(found.module[found.function].instructions)

@@ -45,10 +45,8 @@ def dump(path: Path, request: DumpRequest, given: Given) -> None:
     entries = [(request.entry, request.mode)]
     if request.stage == "program":
         module = model.module(entries, "traced")
-        write_text(
-            program_text(module, next(iter(module.functions)), model.config.device, model.config.numerics),
-            request.output,
-        )
+        text = program_text(module, next(iter(module.functions)), model.config.device, model.config.numerics)
+        write_text(text.rstrip("\n") + "\n", request.output)
         return
     form = {"locations": request.locations, "base": model.base}
     passing = {"after_all": request.after_all, **form} if PIPELINES.get(request.stage) else {}
@@ -84,16 +82,19 @@ def opt(path: Path, request: OptRequest) -> None:
     check_device(request.device)
     check_output(request.output)
     module = read_ir(path)
+    said: set[str] = set()
     manager = pass_manager(
         request.device,
         request.numerics,
         verify_each=request.verify_each,
         after_all=request.after_all,
         fuel=request.fuel,
-        why=_watch(module, request.why) if request.why is not None else None,
+        why=_watch(module, request.why, said) if request.why is not None else None,
         locations=request.locations,
     )
     manager.run(module, request.passes)
+    if request.why is not None and not said:
+        note(f"{request.why}: no rule looked at it")
     for record in manager.records:
         rewrites = f"{record.rewrites} rewrite{'' if record.rewrites == 1 else 's'}"
         change = f"{record.ops_before} -> {record.ops_after} ops, {rewrites}" if record.changed else "unchanged"
@@ -101,14 +102,12 @@ def opt(path: Path, request: OptRequest) -> None:
     write_module(module, request.output, locations=request.locations)
 
 
-def _watch(module: Module, value: str) -> Callable[[Instruction, str], None]:
+def _watch(module: Module, value: str, said: set[str]) -> Callable[[Instruction, str], None]:
     """Reports what rules say of the op that makes a value, and of those that take its place."""
     wanted = value if value.startswith("%") else f"%{value}"
     found = {v for f in module for v, name in Names(f).of.items() if name == wanted and v.owner is not None}
     if not found:
         raise UsageError(f"--why {value}: no op of {module.name} makes {wanted}")
-
-    said: set[str] = set()
 
     def why(i: Instruction, text: str) -> None:
         if not found.isdisjoint(i.results) and text not in said:

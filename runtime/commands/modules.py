@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from ...backends import base
 from ...backends.compiled import lower
@@ -15,10 +18,12 @@ from ...passes import PIPELINES
 from ..entries import ENTRIES, Declarations, Setting, function_of
 from ..ir_file import EntryError, arguments, entry_of, example_array, example_arrays, read_arrays
 from ..model_file import ModelFile, batch_types
-from ..runtime import runtime_dtype
+from ..runtime import NUMERICS, runtime_dtype
 from ..trainer import Advanced, Config
 from .settings import UsageError, choice, open_model, settings
 
+P = ParamSpec("P")
+R = TypeVar("R")
 STAGES = ("traced", "grad", "optimized", "fused", "planned", "program", "tape")
 ALL = (("forward", "train"), ("forward", "eval"), ("loss", "train"), ("loss", "eval"), ("train_step", "train"))
 """Every entry of a model in every mode it has."""
@@ -30,6 +35,17 @@ class Opened(NamedTuple):
 
     module: Module
     base: str | None
+
+
+def aside(function: Callable[P, R]) -> Callable[P, R]:
+    """What the user's code prints meanwhile goes to standard error: standard output is the command's."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with contextlib.redirect_stdout(sys.stderr):
+            return function(*args, **kwargs)
+
+    return call
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,7 @@ def setting_of(file: ModelFile, config: Config) -> Setting:
 class ModelIR:
     """A model file with its settings: builds entries, their IR at any stage, and arrays for them.  It builds no state for IR."""
 
+    @aside
     def __init__(self, path: Path, given: Given) -> None:
         self.file = open_model(path, given.arguments)
         self.config, options = settings(self.file.config, self.file.options, given.flags)
@@ -98,6 +115,7 @@ class ModelIR:
         wanted = [(e, m) for e, m in ALL if entry in (None, e) and mode in (None, m)]
         return [(e, m) for e, m in wanted if entry is not None or e == "forward" or len(self.batch) > 1]
 
+    @aside
     def module(self, entries: Sequence[tuple[str, str]], stage: str, **options: Any) -> Module:
         """The entries at a stage that is IR; ``options`` go to the pass manager."""
         if stage == "tape":
@@ -132,6 +150,7 @@ class ModelIR:
         {"forward": runtime.predict, "loss": runtime.loss, "train_step": runtime.step}[entry](*batch)
         return runtime.tape.to_ir()
 
+    @aside
     def arrays(self, module: Module, entry: str, mode: str) -> list[Array]:
         """The arguments of the only entry of a module: the first batch (random where only its types are known) and the first state."""
         batch = [
@@ -183,6 +202,7 @@ class Target(NamedTuple):
     name: str
     arrays: list[Array]
     base: str | None
+    numerics: str = "exact"
 
 
 def target(path: Path, given: Given, entry: str | None, mode: str | None, inputs: Path | None) -> Target:
@@ -200,7 +220,8 @@ def target(path: Path, given: Given, entry: str | None, mode: str | None, inputs
         if (chosen, mode) not in ALL:
             raise UsageError(f"--entry {chosen} --mode {mode}: a step trains; use --mode train")
         module = model.module([(chosen, mode)], "traced")
-        return Target(module, next(iter(module.functions)), model.arrays(module, chosen, mode), model.base)
+        arrays = model.arrays(module, chosen, mode)
+        return Target(module, next(iter(module.functions)), arrays, model.base, model.config.numerics)
     if inputs is not None and not inputs.is_file():
         raise UsageError(f"--inputs {inputs} is not a file")
     module = read_ir(path)
@@ -210,16 +231,22 @@ def target(path: Path, given: Given, entry: str | None, mode: str | None, inputs
         function = entry_of(module, entry)
     except EntryError as error:
         raise UsageError(str(error)) from None
-    seed = int(given.flags.get("seed") or 0)
+    seed, numerics = int(given.flags.get("seed") or 0), given.flags.get("numerics")
+    choice("--numerics", numerics, NUMERICS)
     arrays = example_arrays(function, seed) if inputs is None else arguments(function, read_arrays(inputs), seed)
-    return Target(module, function.name, arrays, None)
+    return Target(module, function.name, arrays, None, numerics or "exact")
 
 
 def backend_for(flags: Mapping[str, Any]) -> tuple[str, str]:
     """The names of backend and device that flags choose for IR text; compiled and cpu by default."""
     name, device = flags.get("backend") or "compiled", flags.get("device") or "cpu"
     choice("--backend", name, base.available())
+    check_usable(name, device)
+    return name, device
+
+
+def check_usable(name: str, device: str) -> None:
+    """Raise ``IRError`` where a backend cannot use a device."""
     reason = base.get(name).unavailable(device)
     if reason is not None:
         raise IRError(f"backend {name!r} cannot use device {device!r}: {reason}")
-    return name, device

@@ -18,7 +18,7 @@ from ..ir_file import example_array
 from ..profile import Profile, Timed
 from ..trainer import Advanced, Config
 from .listings import aligned
-from .modules import ALL, Given, ModelIR, backend_for, is_ir, target
+from .modules import ALL, Given, ModelIR, aside, backend_for, check_usable, is_ir, target
 from .settings import UsageError, choice, entry
 
 ROWS = 40
@@ -47,13 +47,13 @@ def profile(path: Path, name: str | None, mode: str | None, as_json: bool, given
     """Print the time of each kernel of an entry, or of a function of IR text, with its ops and source lines."""
     call: Callable[[], Any] | None = None
     if is_ir(path):
-        module, function, arrays, base = target(path, given, name, mode, None)
+        module, function, arrays, base, numerics = target(path, given, name, mode, None)
         backend, device = backend_for(given.flags)
-        numerics = given.flags.get("numerics") or "exact"
     else:
         model, chosen, mode = model_entry(path, given, name, mode)
         config = model.config.changed(backend=measured_backend(model, given))
         backend, device, numerics, base = config.backend, config.device, config.numerics, model.base
+        check_usable(backend, device)
         module = model.module([(chosen, mode)], "traced")
         function = next(iter(module)).name
         arrays = model.arrays(module, chosen, mode)
@@ -65,6 +65,7 @@ def profile(path: Path, name: str | None, mode: str | None, as_json: bool, given
         print("\n".join(_report(found, path, backend, base)))
 
 
+@aside
 def _call(model: ModelIR, config: Config, chosen: str, mode: str) -> Callable[[], Any]:
     """The entry as a user runs it, on host arrays; a step ends when its loss is known."""
     runtime = Advanced(model.file.model, config, model.file.stem).runtime

@@ -39,7 +39,8 @@ def train(path: Path, flags: Mapping[str, Any], save: Path | None, arguments: Se
         print(f"no updates left to do: the run is at step {runtime.step_count}")
     else:
         speed = f"{report.seconds:.2f} s ({report.steps_per_second:,.0f} steps/s)"
-        print(f"trained {report.steps} steps in {speed}: loss {report.loss_before:.4f} -> {report.loss_after:.4f}")
+        steps = f"{report.steps} step{'' if report.steps == 1 else 's'}"
+        print(f"trained {steps} in {speed}: loss {report.loss_before:.4f} -> {report.loss_after:.4f}")
     if save is not None:
         trained.save(save)
     evaluation = None if test is None else trained.eval(test)

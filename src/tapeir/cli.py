@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,15 +13,15 @@ from typing import Annotated, Any
 
 import typer
 
+from . import __version__
 from .ir.errors import IRError
-from .ir.source import is_library
+from .ir.source import FULL, is_library
 from .runtime import commands
 from .runtime.commands import DebugRequest, DiffRequest, DumpRequest, OptRequest, RunRequest, UsageError
 from .runtime.commands.modules import Given
 
 app = typer.Typer(
     name="irc",
-    help="Trace, optimise, run and train neural networks as typed SSA IR.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,9 +29,27 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"tapeir {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def irc(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Trace, optimise, run and train neural networks as typed SSA IR."""
+
+
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.py", help="A model file.")]
 FileArgument = Annotated[Path, typer.Argument(metavar="MODEL.py|FILE.ir", help="A model file or IR text.")]
-Dtype = Annotated[str | None, typer.Option(help="float (= float64), float64 or float32.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float (= float64), float64 or float32; on CUDA also float16 or bfloat16.")
+]
 BackendName = Annotated[str | None, typer.Option("--backend", help="eager, compiled, or a registered name.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Same as --device cpu.")]
@@ -97,7 +116,8 @@ def _usage(call: Callable[[], Any]) -> Any:
 
 _MODEL_FLAGS: dict[str, tuple[Any, Any]] = {
     "dtype": (Dtype, None), "backend": (BackendName, None), "cpu": (Cpu, False), "cuda": (Cuda, False), "device": (Device, None),
-    "batch_size": (BatchSize, None), "lr": (Lr, None), "seed": (Seed, None), "settings": (Set, None),
+    "batch_size": (BatchSize, None), "lr": (Lr, None), "seed": (Seed, None), "numerics": (Numerics, None), "guard": (Guard, None),
+    "settings": (Set, None),
 }  # fmt: skip
 
 
@@ -147,8 +167,6 @@ def run(
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Write the state here at the end (safetensors).")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on from a saved state.")] = None,
-    numerics: Numerics = None,
-    guard: Guard = None,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="No bar, even on a terminal.")] = False,
     entry: Annotated[str | None, typer.Option(metavar="@NAME", help="The function of IR text to run.")] = None,
     inputs: Inputs = None,
@@ -168,8 +186,7 @@ def run(
     request = RunRequest(save, json, entry, inputs, outputs)
     _usage(lambda: commands.run(model, request, given(
         steps=steps, epochs=epochs, stop_at=stop_at, log_every=log_every, log=log, cuda_mem_watch=cuda_mem_watch,
-        resume=resume, numerics=numerics, guard=guard,
-        progress=False if no_progress else None,
+        resume=resume, progress=False if no_progress else None,
     )))  # fmt: skip
 
 
@@ -320,7 +337,6 @@ def bench(
     ] = "eager",
     rounds: Annotated[int, typer.Option(help="How often every contender has its turn.")] = 5,
     seconds: Annotated[float, typer.Option(help="About how long one turn is.")] = 0.5,
-    numerics: Numerics = None,
     json: Json = False,
     debug: Debug = False,
     *,
@@ -333,7 +349,7 @@ def bench(
     """
     sys.excepthook = _explain(debug)
     names = [a for a in against.split(",") if a]
-    _usage(lambda: commands.bench(model, names, rounds, seconds, json, given(numerics=numerics)))
+    _usage(lambda: commands.bench(model, names, rounds, seconds, json, given()))
 
 
 @app.command()
@@ -342,7 +358,6 @@ def profile(
     file: FileArgument,
     entry: Entry = None,
     mode: Mode = None,
-    numerics: Numerics = None,
     json: Json = False,
     debug: Debug = False,
     *,
@@ -353,7 +368,7 @@ def profile(
     By default of train_step, on the file's backend or, where it chooses none, on compiled.
     """
     sys.excepthook = _explain(debug)
-    _usage(lambda: commands.profile(file, entry, mode, json, given(numerics=numerics)))
+    _usage(lambda: commands.profile(file, entry, mode, json, given()))
 
 
 cache_app = typer.Typer(help="Look into the disk cache of compiled programs, or clear it.", no_args_is_help=True)
@@ -376,7 +391,6 @@ def cache_why(
     ] = None,
     entry: Entry = None,
     mode: Mode = None,
-    numerics: Numerics = None,
     debug: Debug = False,
     *,
     given: GivenFlags,
@@ -386,7 +400,7 @@ def cache_why(
     By default that of train_step.
     """
     sys.excepthook = _explain(debug)
-    _usage(lambda: commands.cache_why(file, entry, mode, given(numerics=numerics)))
+    _usage(lambda: commands.cache_why(file, entry, mode, given()))
 
 
 @cache_app.command("clear")
@@ -454,6 +468,8 @@ def backends() -> None:
 
 def _explain(debug: bool, code: int = 1) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
     """An exception hook: the message and the user's line, without internal frames unless ``debug``; then exit with ``code``."""
+    if debug:
+        os.environ[FULL] = "full"
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if debug:

@@ -280,6 +280,10 @@ def test_wrong_usage_in_a_process(folder: Path) -> None:
     assert "batch_size" in text
 
 
+def test_version(inside: CliRunner) -> None:
+    assert inside.invoke(app, ["--version"]).output == f"tapeir {tp.__version__}\n"
+
+
 def test_debug_shows_the_traceback(folder: Path) -> None:
     (folder / "bad.py").write_text("value = 1 / 0\n")
     done = irc(folder, "run", "bad.py", "--debug")

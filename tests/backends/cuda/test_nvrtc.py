@@ -32,7 +32,7 @@ fuzzed = settings(
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_examples(path: Path, dtype: str, arch: str) -> None:
-    module, name, _, _ = target(path, Given({"dtype": dtype}), None, None, None)
+    module, name, _, *_ = target(path, Given({"dtype": dtype}), None, None, None)
     for fused in (True, False):
         assert compile_for(program_of(module, name, fused=fused).source, arch)
 

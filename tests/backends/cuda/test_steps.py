@@ -36,7 +36,7 @@ def device() -> Iterator[CpuDevice]:
 
 
 def example(name: str) -> tuple[Module, str, list[Array]]:
-    module, function, arrays, _ = target(EXAMPLES / f"{name}.py", Given({}), None, None, None)
+    module, function, arrays, *_ = target(EXAMPLES / f"{name}.py", Given({}), None, None, None)
     return module, function, arrays
 
 
