@@ -14,6 +14,7 @@ from ..ir.graph import Value
 from ..ir.source import user_line
 from ..ir.types import TensorType, f64
 
+__all__ = ["OPTIMIZERS", "SGD", "Adam", "AdamW", "Optimizer", "spread"]
 Slots = Mapping[str, Value]
 
 

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import tapeir as tp
 
@@ -38,6 +40,38 @@ def execute(command: str, folder: Path) -> str:
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stdout, done
     return TIME.sub("0.00 ms", done.stdout)
+
+
+def _row(name: str, thing: Any, alone: bool) -> str:
+    """A line of a table: how a function or class is called, and the first line of its docstring."""
+    taken = inspect.signature(thing).parameters.values()
+    own = [] if alone else [p.replace(annotation=p.empty) for p in taken if p.name != "line"]
+    call = f"{name}{inspect.Signature(own)}".replace("<factory>", "{}") if own else name
+    said = (inspect.getdoc(thing) or "").partition("\n")[0].replace("``", "`").replace("|", "\\|")
+    return f"| `{call}` | {said} |\n"
+
+
+def library() -> str:
+    """The tables of layers, functions and optimisers, made from their docstrings."""
+    nn, optim = tp.nn, tp.optim
+    kinds = {n: getattr(nn, n) for n in nn.__all__ if inspect.isclass(getattr(nn, n))}
+    state = ("Module", "Parameter", "Buffer", "Objective")
+    layers = {n: c for n, c in kinds.items() if n not in state}
+    tables = {
+        "`tp.nn`: what models are declared with": {n: kinds[n] for n in state},
+        "`tp.nn`: layers": layers,
+        "`tp.nn.init`: initialisers": {n: getattr(nn.init, n) for n in nn.init.__all__},
+        "`tp.optim`": {n: c for n in optim.__all__ if inspect.isclass(c := getattr(optim, n))},
+        "`tp.ops`": {n: getattr(tp.ops, n) for n in tp.ops.__all__},
+    }
+    text = ""
+    for title, things in tables.items():
+        rows = [
+            _row(n, x, inspect.isclass(x) and x.__init__ in (object.__init__, nn.Module.__init__))
+            for n, x in things.items()
+        ]
+        text += f"\n## {title}\n\n| | |\n|---|---|\n{''.join(rows)}"
+    return text + "\n"
 
 
 def rerun(text: str, folder: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from commandline import fails
-from documents import rerun
+from documents import library, rerun
 
 from tapeir.runtime.commands.listings import op_table
 
@@ -43,6 +43,14 @@ def test_the_table_of_ops_is_made_from_the_classes(request: pytest.FixtureReques
     begin, end = "<!-- ops -->\n", "<!-- end of ops -->\n"
     head, rest = text.split(begin)
     check(path, head + begin + op_table() + end + rest.split(end)[1], request)
+
+
+def test_the_library_is_listed_from_its_docstrings(request: pytest.FixtureRequest) -> None:
+    path = DOCS / "library.md"
+    text = path.read_text("utf-8")
+    begin, end = "<!-- library -->\n", "<!-- end of library -->\n"
+    head, rest = text.split(begin)
+    check(path, head + begin + library() + end + rest.split(end)[1], request)
 
 
 def test_the_error_in_the_reference_is_real(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 from ...ir.types import Shape, f64
 from .. import functional as ops
 
+__all__ = ["Constant", "KaimingNormal", "KaimingUniform", "Normal", "Uniform", "XavierNormal", "XavierUniform", "fans"]
+
 
 def fans(shape: Shape) -> tuple[int, int]:
     """(fan in, fan out) of a weight laid out as PyTorch's: ``[out, in, *receptive field]``."""
