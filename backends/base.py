@@ -114,15 +114,15 @@ class Executable:
 
     def _writable(self, out: Sequence[Array]) -> None:
         """Raise ``TypeError`` for arrays that results cannot be written to."""
-        results = self.function.results
+        results, name = self.function.results, self.function.name
+        if not isinstance(out, (list, tuple)):
+            raise TypeError(f"@{name}: out is a list of arrays, one for each result, not a {type(out).__name__}")
         if len(out) != len(results):
-            raise TypeError(f"@{self.function.name} has {len(results)} results, and out has {len(out)} arrays")
+            raise TypeError(f"@{name} has {len(results)} results, and out has {len(out)} arrays")
         for n, (value, array) in enumerate(zip(results, out, strict=True)):
-            type_ = value.type
-            if (array.shape, array.dtype) != (type_.array_shape, type_.dtype.numpy):
-                raise TypeError(
-                    f"@{self.function.name}: result {n} is {type_}, and out[{n}] is of {array.dtype} and shape {array.shape}"
-                )
+            type_, given = value.type, (getattr(array, "shape", None), getattr(array, "dtype", None))
+            if given != (type_.array_shape, type_.dtype.numpy):
+                raise TypeError(f"@{name}: result {n} is {type_}, and out[{n}] is of {given[1]} and shape {given[0]}")
 
     def accept(self, value: Value, array: Any) -> Any:
         """An array as the argument ``value``: row-major and of its dtype.  Raises ``TypeError`` for another shape."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from functools import cache
 
+from ..ir.errors import BackendError
+
 
 def processors() -> int:
     """Processors this process may use: those of its affinity, and no more than its control group's share of time."""
@@ -21,10 +23,8 @@ def processors() -> int:
 
 @cache
 def wanted_threads() -> int:
-    """``TAPEIR_THREADS`` as it is when first asked for, or one a processor.  Raises ``ValueError`` where it is no number from 1 on."""
-    asked = os.environ.get("TAPEIR_THREADS", "")
-    if not asked:
-        return processors()
-    if not asked.isdecimal() or not int(asked):
-        raise ValueError(f"TAPEIR_THREADS={asked}: it is a number of threads, at least 1")
-    return int(asked)
+    """``TAPEIR_THREADS`` as it is when first asked for; one a processor where it is empty or 0.  Raises ``BackendError`` for no number."""
+    asked = os.environ.get("TAPEIR_THREADS", "").strip() or "0"
+    if not asked.isdecimal():
+        raise BackendError(f"TAPEIR_THREADS={asked}: it is a number of threads")
+    return int(asked) or processors()

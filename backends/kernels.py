@@ -339,6 +339,8 @@ def contract(a: Array, b: Array, out: Array, transpose_a: bool = False, transpos
         a = a.swapaxes(-1, -2)
     if transpose_b:
         b = b.swapaxes(-1, -2)
+    if np.may_share_memory(a, b):
+        b = b.copy("K")  # of an array and its transpose BLAS computes one half, in another order
     m, k = a.shape[-2:]
     if a.ndim == 2 and is_blocked(m, k, b.shape[-1], 1, a.dtype.kind == "f"):
         cut = (m // 2 + 15) // 16 * 16

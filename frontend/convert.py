@@ -75,8 +75,10 @@ def as_value(x: Any) -> Value:
         kind = bool_ if isinstance(x, (bool, np.bool_)) else i64 if isinstance(x, (int, np.integer)) else float_dtype()
         return builder().splat(x, TensorType(kind, ()))
     if isinstance(x, (np.ndarray, list, tuple)) or hasattr(x, "__dlpack__"):
-        if isinstance(x, (list, tuple)) and any(isinstance(leaf, Operators) for leaf in leaves(typed(Any, x))):
-            raise TraceError(f"a {type(x).__name__} of tensors is no operand\n  remedy: ops.stack them", here())  # pyright: ignore[reportUnknownArgumentType]
+        if isinstance(x, (list, tuple)) and _has_tensors(typed(Any, x)):
+            from .functional import stack
+
+            return stack(typed(Any, x)).value
         array = to_array(x)
         try:
             type_ = type_of(array)
@@ -154,6 +156,12 @@ def together(name: str, *operands: Any, dtype: DType | None = None, floating: bo
         build.splat(x, TensorType(dtype, shape)) if v is None else broadcast(cast(v, dtype), shape)
         for x, v in zip(operands, typed, strict=True)
     ]
+
+
+def _has_tensors(items: Sequence[Any]) -> bool:
+    return any(
+        isinstance(x, Operators) or (isinstance(x, (list, tuple)) and _has_tensors(typed(Any, x))) for x in items
+    )
 
 
 def _mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..ir import types
@@ -24,7 +24,7 @@ from .tensor import Tensor
 
 
 def _run(
-    function: Callable[..., Any], args: Sequence[Any], wrt: Sequence[int]
+    function: Callable[..., Any], args: Sequence[Any], wrt: Sequence[int], options: Mapping[str, Any] | None = None
 ) -> tuple[Any, list[Instruction], list[Value], Recorder]:
     """Run ``function`` with tensors for the arguments at ``wrt``; returns its result and what it recorded."""
     recorder = builder().recorder
@@ -41,7 +41,7 @@ def _run(
         given[n] = Tensor(value)
         inputs.append(value)
     begin = len(recorder.instructions)
-    result = function(*given)
+    result = function(*given, **(options or {}))
     return result, recorder.instructions[begin:], inputs, recorder
 
 
@@ -65,9 +65,9 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 
 
     @on_tape
     @functools.wraps(function)
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **options: Any) -> Any:
         wrt = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-        result, recorded, inputs, recorder = _run(function, args, wrt)
+        result, recorded, inputs, recorder = _run(function, args, wrt, options)
         loss = as_value(result)
         if loss.type.shape or not loss.type.dtype.floating:
             raise ShapeError(
@@ -86,8 +86,8 @@ def grad(function: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Call
 
     @on_tape
     @functools.wraps(function)
-    def call(*args: Any) -> Any:
-        return both(*args)[1]
+    def call(*args: Any, **options: Any) -> Any:
+        return both(*args, **options)[1]
 
     return call
 

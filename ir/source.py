@@ -74,9 +74,9 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except IRError as error:
-            if os.environ.get(FULL) == "full":
-                raise
-            raise error.with_traceback(_of_users(error.__traceback__)) from error.__cause__
+            if os.environ.get(FULL) != "full":
+                error.__traceback__ = _of_users(error.__traceback__)
+            raise
 
     return call
 

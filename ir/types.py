@@ -7,7 +7,7 @@ A ``DType`` is one of a fixed set of objects, compared by identity; indexing one
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,14 +52,15 @@ class DType:
         return self.kind in "iu"
 
 
-def static(shape: Sequence[Any]) -> Shape:
+def static(shape: Iterable[Any]) -> Shape:
     """A shape of Python integers.  Raises ``ValueError`` for sizes that are no integers of at least 0."""
-    for n in shape:
+    sizes = tuple(shape)
+    for n in sizes:
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
             raise ValueError(
-                f"shape {list(shape)}: {n!r} is no size\n  rule: shapes are static, integers of at least 0"
+                f"shape {list(sizes)}: {n!r} is no size\n  rule: shapes are static, integers of at least 0"
             )
-    return tuple([int(n) for n in shape])
+    return tuple([int(n) for n in sizes])
 
 
 def _dtype(name: str, kind: str, bits: int, numpy: Any) -> DType:

@@ -245,7 +245,7 @@ class SliceAll(Rewrite):
 
 
 class SliceSum(Rewrite):
-    """slice(sum(x)) is sum(slice(x)) where nothing else reads the sum."""
+    """slice(sum(x)) is sum(slice(x)) where nothing else reads the sum, and columns do not become a row: that is added in another order."""
 
     def before(self, build: Any, x: Any, axes: Any, keepdims: Any, start: Any, stop: Any, step: Any) -> Any:
         return build.slice(build.sum(x, axes=axes, keepdims=keepdims), start=start, stop=stop, step=step)
@@ -253,7 +253,12 @@ class SliceSum(Rewrite):
     def refuse(self, match: Match) -> str | None:
         if match.uses.get(match.root.operands[0]) != 1:
             return "something else reads the sum"
-        return "axes that are summed over are kept" if match["keepdims"] else None
+        if match["keepdims"]:
+            return "axes that are summed over are kept"
+        behind = [a for a in range(match["x"].type.rank) if a > max(match["axes"], default=-1)]
+        columns = match.root.result.type.shape[-len(behind) :] if behind else ()
+        sizes = [match["x"].type.shape[a] for a in behind]
+        return "one column is left" if math.prod(sizes) > 1 and math.prod(columns) == 1 else None
 
     def after(self, build: Any, x: Value, axes: Shape, start: Shape, stop: Shape, step: Shape, **_: Any) -> Value:
         kept = [a for a in range(x.type.rank) if a not in axes]

@@ -53,7 +53,7 @@ class _Layers:
             if (
                 product is not None and product.op.name == "matmul" and x.type.dtype.floating
                 and product.result.type.rank == 2
-                and x.type.shape[-1] == product.result.type.shape[-1]
+                and x.type.shape[-1:] == product.result.type.shape[-1:]
                 and self._only_user(x) and self._only_user(product.result)
                 and spread is not None and spread.op.name == "broadcast_to"
                 and spread.operands[0].owner is None and spread.operands[0].type.shape == x.type.shape[-1:]

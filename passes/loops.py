@@ -21,7 +21,7 @@ from ..ir.types import Shape
 OUTER, REDUCED, INNER = "outer", "reduced", "inner"
 
 
-class UnfitError(Exception):
+class UnfitError(ValueError):
     """A function that is no single nest of loops, and why."""
 
 
@@ -36,6 +36,8 @@ class Access:
 
     offset: int
     strides: tuple[int, ...]
+    lies: bool = False
+    """Whether it is a place in an argument's memory, not a position among its elements."""
 
 
 @dataclass(frozen=True)
@@ -117,19 +119,11 @@ def _runs(shape: Shape, strides: Sequence[Shape], apart: Set[int] = frozenset())
     return runs
 
 
-def _behind(value: Value) -> tuple[Value, Layout]:
-    """The value behind a chain of views, and how the view lies in that value's own order."""
-    views: list[Instruction] = []
-    while value.owner is not None and isinstance(value.owner.op, View):
-        views.append(value.owner)
-        value = value.owner.operands[0]
-    while True:
-        layout: Layout | None = Layout.contiguous(value.type.shape)
-        for i in reversed(views):
-            layout = rules(i).layout(layout, **i.attrs) if layout is not None else None
-        if layout is not None:
-            return value, layout
-        value = views.pop().result
+def _viewed(layout: Layout | None, views: Sequence[Instruction]) -> Layout | None:
+    """How an array lies after views, the last of them first; None where they move its elements."""
+    for i in reversed(views):
+        layout = rules(i).layout(layout, **i.attrs) if layout is not None else None
+    return layout
 
 
 class Nest:
@@ -245,6 +239,8 @@ class Nest:
 
     def argument_access(self, argument: Value, access: Access) -> Access:
         """Where an argument's element lies in its memory."""
+        if access.lies:
+            return access
         return self.through(access, argument.type.shape, self.layouts[self.argument_index[argument]])
 
     def view(self, i: Instruction, access: Access) -> Access:
@@ -255,6 +251,20 @@ class Nest:
             raise UnfitError("a view moves its elements")
         return self.through(access, i.result.type.shape, layout)
 
+    def _behind(self, value: Value) -> tuple[Value, Layout, bool]:
+        """The value behind a chain of views, and how the view lies in that value's own order or, if true, in its memory."""
+        views: list[Instruction] = []
+        while value.owner is not None and isinstance(value.owner.op, View):
+            views.append(value.owner)
+            value = value.owner.operands[0]
+        while (layout := _viewed(Layout.contiguous(value.type.shape), views)) is None:
+            value = views.pop().result
+        if value in self.argument_index:
+            own = self.layouts[self.argument_index[value]]
+            if not own.is_contiguous and (lies := _viewed(own, views)) is not None:
+                return value, lies, True
+        return value, layout, False
+
     def blocks(self, i: Instruction, access: Access) -> list[tuple[Value, Access, list[Bound]]]:
         """The operands of a join, or what they are views of, under their own accesses, and where each of them is met.
 
@@ -262,12 +272,12 @@ class Nest:
         """
         found: list[tuple[Value, Access, list[Bound]]] = []
         blocks = rules(i).blocks(tuple([o.type for o in i.operands]), **i.attrs)
-        met = [(o, b, *_behind(o)) for o, b in zip(i.operands, blocks, strict=True) if o.type.size]
+        met = [(o, b, *self._behind(o)) for o, b in zip(i.operands, blocks, strict=True) if o.type.size]
         whole = i.result.type.shape
-        parted = {a for a, n in enumerate(whole) if any(o.type.shape[a] != n for o, _, _, _ in met)}
-        runs = _runs(whole, [layout.strides for _, _, _, layout in met], parted)
+        parted = {a for a, n in enumerate(whole) if any(o.type.shape[a] != n for o, *_ in met)}
+        runs = _runs(whole, [layout.strides for _, _, _, layout, _ in met], parted)
         axes = self.coordinates(access, tuple(n for n, _ in runs))
-        for operand, block, source, layout in met:
+        for operand, block, source, layout, lies in met:
             if any(s != 1 and n != 1 for s, n in zip(block.step, operand.type.shape, strict=True)):
                 raise UnfitError("a join spreads its operand")
             bounds: list[Bound] = []
@@ -280,7 +290,7 @@ class Nest:
                     position = self._within(axis, start, n, size) or position
                 offset += position.offset * step
                 strides = [s + t * step for s, t in zip(strides, position.strides, strict=True)]
-            found.append((source, Access(offset, tuple(strides)), bounds))
+            found.append((source, Access(offset, tuple(strides), lies), bounds))
         return found
 
     def _within(self, axis: Access, start: int, n: int, whole: int) -> Access | None:

@@ -27,7 +27,7 @@ from .ir_file import checked, result_names
 from .reference import grade, same_bits, ulp_apart, ulp_from, wide, wide_values
 
 GRADES = ("none", "rounding", "real")
-FAILURES = (IRError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+FAILURES = (IRError, ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What a program may raise, and what a wrong pass or target may."""
 T = TypeVar("T")
 

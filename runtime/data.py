@@ -94,7 +94,7 @@ def npz(path: str | os.PathLike[str], *names: str) -> Dataset:
                 raise _wrong(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive.files)}")
             return Dataset([archive[n] for n in names])
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        told = "it is no archive of plain arrays" if "pickle" in str(error) else error
+        told = "it is no archive of plain arrays" if isinstance(error, ValueError) and "pickle" in str(error) else error
         raise _wrong(f"{path} cannot be read as .npz: {told}") from None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..frontend.convert import as_value
 from ..frontend.nn import Buffer, Module, Objective, Parameter
-from ..frontend.nn.module import Declared
+from ..frontend.nn.module import Declared, line_of
 from ..frontend.optim import Optimizer
 from ..frontend.tensor import Tensor
 from ..frontend.transforms import argument_names
@@ -166,7 +166,7 @@ def record(
             raise TraceError(f"{type(model).__name__}.forward returned None\n  remedy: return a tensor")
         if has_target:
             chosen = setting.objective
-            begin_frame.path.append(("", chosen.line or model.made_at))
+            begin_frame.path.append(("", chosen.line or line_of(model)))
             if chosen.built_in and isinstance(outputs, (tuple, list)):
                 raise TraceError(
                     f"objective {chosen.name} takes one tensor, and {type(model).__name__}.forward returns a {type(outputs).__name__}\n"  # pyright: ignore[reportUnknownArgumentType]

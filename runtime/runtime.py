@@ -483,15 +483,17 @@ class Runtime:
             raise CheckpointError(
                 f"{path}: its metadata is not that of a runtime: {type(error).__name__} {error}"
             ) from None
+        overrides = {n: v for n, v in overrides.items() if v is not None or n != "optimizer"}
         if kind is None and "optimizer" not in overrides:
             raise CheckpointError(
                 f"{path} was trained with {name}, which is not built in\n  remedy: Runtime.load(path, model, optimizer=...)"
             )
-        chosen = overrides.get("optimizer")
-        if chosen is not None and type(chosen).__name__ != name:
+        chosen = overrides.get("optimizer") or saved["optimizer"]
+        slots = dict.fromkeys(n.split("/")[1] for n in arrays if n.startswith("optimizer/") and n != STEP)
+        if foreign := [s for s in slots if s not in chosen.slots]:
             raise CheckpointError(
-                f"{path} was trained with {name}, not {type(chosen).__name__}\n"
-                "  remedy: Runtime(model, optimizer=...), then load_state with its parameters and buffers"
+                f"{path} was trained with {name}; {type(chosen).__name__} has no state {', '.join(foreign)}\n"
+                "  remedy: an optimizer of the same kind, or Runtime(model, optimizer=...) and load_state with parameters and buffers"
             )
         if saved["objective"] not in OBJECTIVES and "objective" not in overrides:
             raise CheckpointError(

@@ -102,7 +102,7 @@ class TrainOptions:
                 raise ValueError(f"{name}={value!r}: it is an integer of at least 0")
         for name in ("shuffle", "progress"):
             value = getattr(self, name)
-            if not isinstance(value, bool) and not (value is None and name == "progress"):
+            if not isinstance(value, (bool, np.bool_)) and not (value is None and name == "progress"):
                 raise TypeError(f"{name}={value!r}: it is True or False")
         for name in ("log", "checkpoint", "resume"):
             if not isinstance(getattr(self, name), (str, os.PathLike, type(None))):
@@ -255,7 +255,9 @@ class Advanced:
                 raise CheckpointError(
                     f"{path} was trained with {name} {metadata.get(name)}, and this run has {now}\n  remedy: give both one {name}"
                 )
-        lacking = [n for n in (*self.runtime.params, *self.runtime.buffers) if n not in arrays]
+        aliases = self.runtime.setting.declared.aliases
+        present = {aliases.get(n, n) for n in arrays}
+        lacking = [n for n in (*self.runtime.params, *self.runtime.buffers) if n not in present]
         if lacking:
             raise CheckpointError(f"{path} was trained with another model; it lacks {lacking[0]}")
         saved, now = metadata.get("optimizer", {}).get("name"), type(self.config.optimizer).__name__

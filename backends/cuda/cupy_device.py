@@ -1,8 +1,8 @@
 """A CUDA device through CuPy (memory, streams, graphs, NVRTC) and cuBLAS through nvmath's bindings.
 
 Nothing here knows programs.  All work goes to one stream; other lanes, and batches that are copied ahead, have streams of their own.
-The first is one that CUDA's legacy default stream waits for, and that waits for it: what PyTorch and CuPy do to arrays that they gave or
-were given comes before or after our work, not beside it.
+Where arrays of other libraries are taken or given, events put it in turn with CUDA's legacy default stream, on which PyTorch and CuPy
+work unless told otherwise.  It is no blocking stream: while one is captured, nobody may use the default stream.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class CupyDevice(Device):
         self.name = f"cuda:{number}" if number else "cuda"
         self._device = cupy.cuda.Device(number)
         with self._device:
-            self.stream = cupy.cuda.Stream(non_blocking=False)
+            self.stream = cupy.cuda.Stream(non_blocking=True)
             self._aside = cupy.cuda.Stream(non_blocking=True)
             self._copied = cupy.cuda.Event(disable_timing=True)
             major, minor = (runtime.deviceGetAttribute(a, number) for a in (_MAJOR, _MINOR))
@@ -136,7 +136,9 @@ class CupyDevice(Device):
         self._handles: dict[tuple[bool, int], int] = {}
         self._workspaces: dict[int, Any] = {}
         self._algorithms: dict[object, Array | None] = {}
-        self._held: list[tuple[Any, Sequence[DeviceArray]]] = []
+        self._held: list[tuple[Any, Sequence[Any]]] = []
+        self._returned = False
+        """Whether memory came back that other libraries may still use."""
         self._said = False
         try:
             cublas.get_property(0)
@@ -149,6 +151,9 @@ class CupyDevice(Device):
         size = max(nbytes, 1)
         try:
             with self._device, self.stream:
+                if self._returned:
+                    self._returned = False
+                    self.stream.wait_event(cupy.cuda.Stream.null.record())
                 memory = cupy.cuda.alloc(size)
         except cupy.cuda.memory.OutOfMemoryError as error:
             raise MemoryError(str(error)) from None
@@ -401,7 +406,7 @@ class CupyDevice(Device):
             runtime.streamBeginCapture(stream, runtime.streamCaptureModeRelaxed)
             try:
                 work()
-            except FAILURES:
+            except BaseException:
                 with suppress(*FAILURES):
                     runtime.streamEndCapture(stream)
                 raise
@@ -425,18 +430,29 @@ class CupyDevice(Device):
         made = cupy.cuda.get_current_stream().record()
         with self._device, self.stream:
             self.stream.wait_event(made)
-            x = cupy.from_dlpack(array) if dlpack is not None else cupy.asarray(array)
+            given = x = cupy.from_dlpack(array) if dlpack is not None else cupy.asarray(array)
             wanted = floating.numpy if floating is not None and x.dtype.kind == "f" else x.dtype
             x = cupy.ascontiguousarray(x, wanted).reshape(x.shape)
             x = x if x.data.ptr % ALIGNMENT == 0 else x.copy()
-        return DeviceArray(self, type_of(x), x.data, foreign=True)
+        return DeviceArray(self, type_of(x), x.data, owner=given)
 
     def hold(self, arrays: Sequence[DeviceArray]) -> None:
         self._held = [(mark, held) for mark, held in self._held if not mark.done]
-        if foreign := [a for a in arrays if a.foreign]:
-            self._held.append((self.mark(), foreign))
+        if owners := [a.owner for a in arrays if a.owner is not None]:
+            mark = self.mark()
+            self._held.append((mark, owners))
+            with self._device:
+                cupy.cuda.Stream.null.wait_event(mark)
+
+    def lend(self, thing: Any) -> None:
+        def returned() -> None:
+            self._returned = True
+
+        weakref.finalize(thing, returned).atexit = False
 
     def exported(self, array: DeviceArray) -> Any:
         self.wait(self.mark())
         with self._device:
-            return cupy.ndarray(array.shape, array.dtype, array.memory + array.offset)
+            found = cupy.ndarray(array.shape, array.dtype, array.memory + array.offset)
+        self.lend(found)
+        return found

@@ -146,6 +146,9 @@ class Device(ABC):
     def hold(self, arrays: Sequence[DeviceArray]) -> None:  # noqa: B027 (where no other library's arrays are taken)
         """Keep other libraries' memory until what was asked for so far is done."""
 
+    def lend(self, thing: Any) -> None:  # noqa: B027 (where no other library works)
+        """Other libraries may still use the memory of a thing when it is gone."""
+
     def exported(self, array: DeviceArray) -> Any:
         """An array as one of the library that other libraries of the device know, when everything that writes it is done."""
         return np.asarray(array)
@@ -161,14 +164,14 @@ class DeviceArray:
     ``np.asarray`` copies it to the host; other libraries read it where it lies, by DLPack or ``__cuda_array_interface__``.
     """
 
-    __slots__ = ("device", "foreign", "memory", "offset", "type")
+    __slots__ = ("__weakref__", "device", "memory", "offset", "owner", "type")
 
     def __init__(
-        self, device: Device, type: TensorType, memory: Any = None, offset: int = 0, foreign: bool = False
+        self, device: Device, type: TensorType, memory: Any = None, offset: int = 0, owner: Any = None
     ) -> None:
         self.device, self.type, self.offset = device, type, offset
-        self.foreign = foreign
-        """Whether the memory is another library's."""
+        self.owner = owner
+        """What keeps another library's memory alive, where this array is that memory or is copied from it."""
         self.memory = device.allocate(type.nbytes, zeroed=False) if memory is None else memory
 
     @property
@@ -230,6 +233,7 @@ class DeviceArray:
         if not self.device.name.startswith("cuda"):
             raise AttributeError("__cuda_array_interface__")
         self.device.wait(self.device.mark())
+        self.device.lend(self)
         return {
             "shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False), "version": 3, "strides": None, "stream": None,
         }  # fmt: skip

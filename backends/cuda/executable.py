@@ -12,6 +12,7 @@ from ...ir import Function, IRError, Module, Value
 from ...ir.types import Array
 from ..base import Bound, Executable, PlannedMemory, Steps
 from ..compiled.memory import Ref
+from ..interrupt import Uninterrupted
 from .calls import Call, KernelCall
 from .device import ALIGNMENT, Device, DeviceArray, DeviceState
 from .lanes import BEGIN, EACH_LANE, LANES, Turn
@@ -193,7 +194,7 @@ class CudaExecutable(Executable):
             self._last = addresses, self.launches(addresses)
         for launch in self._last[1]:
             launch()
-        device.hold(held)
+        device.hold([a for a in arrays if isinstance(a, DeviceArray)])
         if self.program.fails:
             self.raise_failure()
         for n, (ref, result) in enumerate(zip(self.program.results, results, strict=True)):
@@ -285,6 +286,10 @@ class _Side:
             self.run.finish()
         for run in [r for r in self.state.under_way if r.side.executable is not self.executable]:
             run.finish()
+        with Uninterrupted():
+            return self._begin(given)
+
+    def _begin(self, given: Sequence[Any]) -> Run:
         device = self.executable.device
         device.begin()
         there = [a for a in given if isinstance(a, DeviceArray)]
@@ -378,6 +383,7 @@ class Run:
             return
         executable, state = self.side.executable, self.side.state
         executable.device.wait(self.mark)
+        executable.device.hold(())
         self.mark = None
         self.error = executable.failure(self.side.host_status)
         if self.error is None:

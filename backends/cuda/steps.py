@@ -72,4 +72,5 @@ class CudaSteps(Steps):
 
     def kernel(self, i: Instruction) -> str:
         calls = self._calls.get(i, ())
-        return calls[-1].name if calls else i.op.name
+        products = [c.name for c in calls if not isinstance(c, KernelCall)]
+        return products[0] if products else calls[-1].name if calls else i.op.name

@@ -80,12 +80,18 @@ class Spot:
     point: str | None = None
 
 
+SCOPES = ("entry", "row", "loop")
+"""Where code is written, from the outermost to the innermost."""
+
+
 @dataclass(frozen=True)
 class Mask:
     """The lanes that may be read: an i1, or a vector of them."""
 
     code: str
     width: int
+    scope: str
+    """Where it is known."""
 
 
 def _suffix(dtype: DType) -> str:
@@ -193,6 +199,11 @@ class MemoryWriter:
             return "loop"
         return "row" if varies else "entry"
 
+    def met(self, access: Access, spot: Spot, only: Mask | None) -> str:
+        """The scope in which a value under an access is known, if it is read under a mask."""
+        scope = self.scope(access, spot)
+        return scope if only is None else max(scope, only.scope, key=SCOPES.index)
+
     def is_wide(self, access: Access, spot: Spot) -> bool:
         """Whether a value differs from lane to lane."""
         return spot.point is None and any(access.strides[d] and self.nest.dims[d].size > 1 for d in self.lane_dims)
@@ -271,6 +282,8 @@ class MemoryWriter:
         """An element (or vector) of memory; ``only`` are the lanes that may be read, ``at`` where ``base`` is known."""
         if at is None:
             pointer, section = self.pointer(base, dtype, access, spot)
+            if only is not None:
+                section = self.section(self.met(access, spot, only))
         else:
             section, pointer = at, base
             offset = self.int(
@@ -280,8 +293,6 @@ class MemoryWriter:
                 pointer = self.fresh("p")
                 at.lines.append(f"  {pointer} = getelementptr {memory_type(dtype)}, ptr {base}, i64 {offset}")
         size = item_size(dtype)
-        if only is not None:
-            section = self.here
         if not self.is_wide(access, spot):
             if only is not None:
                 allowed = self.fresh("p")

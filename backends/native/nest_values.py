@@ -36,7 +36,7 @@ class ValueWriter(MemoryWriter):
         found = self.evaluate(v, access, spot, only)
         if width == 1 or self.is_wide(access, spot):
             return found
-        return self.spread(found, self.scope(access, spot) if only is None else "loop")
+        return self.spread(found, self.met(access, spot, only))
 
     def spread(self, x: Scalar, scope: str) -> Scalar:
         memo, section = self.memo[scope], self.section(scope)
@@ -53,7 +53,7 @@ class ValueWriter(MemoryWriter):
 
     def evaluate(self, v: Value, access: Access, spot: Spot, only: Mask | None = None) -> Scalar:
         """A value under an access, computed where it is first needed and outside every loop that it does not depend on."""
-        scope, wide = self.scope(access, spot) if only is None else "loop", self.is_wide(access, spot)
+        scope, wide = self.met(access, spot, only), self.is_wide(access, spot)
         memo = self.memo[scope]
         if v.owner is not None and isinstance(v.owner.op, Reduce):
             return memo[(v, access, spot.vector if wide else None, None, None)]
@@ -74,21 +74,23 @@ class ValueWriter(MemoryWriter):
             return mask
         name, first = self.fresh("m"), self.fresh("m")
         if width == 1:
-            self.here.lines += [
+            self.section(mask.scope).lines += [
                 f"  {first} = bitcast <{LANES} x i1> {mask.code} to i{LANES}",
                 f"  {name} = icmp ne i{LANES} {first}, 0",
             ]
         else:
-            self.here.lines += [
+            self.section(mask.scope).lines += [
                 f"  {first} = insertelement <{LANES} x i1> poison, i1 {mask.code}, i64 0",
                 f"  {name} = shufflevector <{LANES} x i1> {first}, <{LANES} x i1> poison, <{LANES} x i32> zeroinitializer",
             ]
-        return Mask(name, width)
+        return Mask(name, width, mask.scope)
 
     def _compute(self, v: Value, access: Access, spot: Spot, scope: str, wide: bool, only: Mask | None) -> Scalar:
         nest, width = self.nest, LANES if wide else 1
         if v in self.places:
             lies = nest.argument_access(v, access)
+            if only is not None and wide and not self.is_wide(lies, spot):
+                only = self._mask_at(only, 1)
             found = self.load(self.places[v], v.type.dtype, lies, spot, only)
             return self.spread(found, scope) if wide and not self.is_wide(lies, spot) else found
         if scope == "loop" and access == nest.full() and self.saved.get(v, self.phase) < self.phase:
@@ -192,13 +194,12 @@ class ValueWriter(MemoryWriter):
             condition = self._condition(bounds, spot, section, width)
             allowed = only
             if condition is not None:
-                allowed = Mask(condition, width)
-            if condition is not None and only is not None:
-                both = self.fresh("c")
-                section.lines.append(
-                    f"  {both} = and {'i1' if width == 1 else f'<{width} x i1>'} {condition}, {only.code}"
-                )
-                allowed = Mask(both, width)
+                both = condition
+                if only is not None:
+                    both = self.fresh("c")
+                    kind = "i1" if width == 1 else f"<{width} x i1>"
+                    section.lines.append(f"  {both} = and {kind} {condition}, {only.code}")
+                allowed = Mask(both, width, self.met(access, spot, only))
             part = self.operand(operand, inner, spot, width, allowed)
             if condition is None:
                 total = part

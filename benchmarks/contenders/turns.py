@@ -131,9 +131,12 @@ class Worker:
     def read(self) -> dict[str, Any]:
         """The next answer; of a process that ended, the last thing that it said."""
         ending = threading.Timer(LONGEST_ANSWER, self.process.kill)
+        ending.daemon = True
         ending.start()
-        line = self.output.readline()
-        ending.cancel()
+        try:
+            line = self.output.readline()
+        finally:
+            ending.cancel()
         if line:
             return json.loads(line)
         code = self.process.wait()

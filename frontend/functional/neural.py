@@ -222,7 +222,7 @@ def mse(prediction: Any, target: Any) -> Tensor:
         if x.type.shape != t.type.shape:
             remedy = (
                 f"reshape the target with target.reshape({', '.join(map(str, (-1, *x.type.shape[1:])))})"
-                if x.type.size == t.type.size
+                if x.type.size == t.type.size and x.type.shape
                 else "give both one shape"
             )
             raise ShapeError(f"prediction {x.type} and target {t.type}\n  rule: shapes are equal\n  remedy: {remedy}")

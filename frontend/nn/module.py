@@ -6,7 +6,7 @@ op meets asks the active frame for its value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ...ir import types
@@ -25,7 +25,7 @@ class Declared(Operators):
     """Base of parameters and buffers: a shape, an optional fixed dtype and an initialiser ``init(key, shape)``."""
 
     def __init__(self, shape: int | tuple[int, ...], init: Init | float = 0.0, dtype: Any = None) -> None:
-        self.shape: Shape = types.static(shape if isinstance(shape, (tuple, list)) else (shape,))
+        self.shape: Shape = types.static(shape if isinstance(shape, Iterable) else (shape,))
         self.init: Init = init if callable(init) else initialisers.Constant(float(init))
         self.fixed: DType | None = None if dtype is None else types.dtype(dtype)
 
@@ -69,12 +69,12 @@ class Buffer(Declared):
 class Module:
     """Base of all layers and models: declare parameters, buffers and modules as attributes, compute in ``forward``."""
 
-    made_at: tuple[str, int] | None = None
+    _made_at: tuple[str, int] | None = None
     """The user's line that made it."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
-        object.__setattr__(self, "made_at", user_line(2))
+        object.__setattr__(self, "_made_at", user_line(2))
         return self
 
     forward: Callable[..., Any]
@@ -90,7 +90,7 @@ class Module:
         if not hasattr(self, "forward"):
             raise TraceError(f"{type(self).__name__} has no method forward\n  remedy: define forward(self, x)", here())
         path = active.state.path(self) if active.state is not None else ""
-        active.path.append((path, self.made_at))
+        active.path.append((path, self._made_at))
         try:
             return self.forward(*args, **kwargs)
         finally:
@@ -135,8 +135,22 @@ class Module:
                 yield below, item
 
     def __repr__(self) -> str:
-        simple = (bool, int, float, str, tuple)
-        hidden = ("made_at", "_")
-        own = [f"{n}={x!r}" for n, x in vars(self).items() if isinstance(x, simple) and not n.startswith(hidden)]
-        own += [f"{name}={item!r}" for name, item in self.children() if isinstance(item, Module)]
+        return self._shown(())
+
+    def _shown(self, above: tuple[Module, ...]) -> str:
+        """Numbers and texts of its own, and the modules below it."""
+        own = [
+            f"{name}={x!r}" for name, x in vars(self).items()
+            if not name.startswith("_")
+            and all(isinstance(y, (bool, int, float, str)) for y in (x if isinstance(x, tuple) else (x,)))  # pyright: ignore[reportUnknownVariableType]
+        ]  # fmt: skip
+        above = (*above, self)
+        for name, item in self.children():
+            if isinstance(item, Module) and not any(item is m for m in above):
+                own.append(f"{name}={item._shown(above)}")
         return f"{type(self).__name__}({', '.join(own)})"
+
+
+def line_of(module: Module) -> tuple[str, int] | None:
+    """The user's line that made a module."""
+    return module._made_at  # pyright: ignore[reportPrivateUsage]

@@ -74,6 +74,8 @@ def compare(path: Path, request: DebugRequest, given: Given) -> bool:
         print(json.dumps(_json(found, folder), indent=1, allow_nan=False))
     else:
         print("\n".join(_report(found, path, name, backend, folder)))
+        if found.grade == "rounding" and numerics != "exact":
+            print(f"numerics {numerics} may round otherwise than the tape")
     return found.grade != "none"
 
 

@@ -103,6 +103,13 @@ def check_output(output: Path | None, *inputs: Path | None) -> None:
     """
     if output is None:
         return
+    try:
+        _check_output(output, inputs)
+    except OSError as error:
+        raise IRError(f"{output} cannot be written: {error.strerror}") from None
+
+
+def _check_output(output: Path, inputs: Sequence[Path | None]) -> None:
     if not output.name or output.is_dir():
         raise UsageError(f"{output} is a folder; the output is a file")
     if any(path is not None and output.exists() and path.exists() and output.samefile(path) for path in inputs):
@@ -111,9 +118,10 @@ def check_output(output: Path | None, *inputs: Path | None) -> None:
     path = output.absolute()
     kept = path.exists() and not path.is_file()
     written = path if kept else next(p for p in path.parents if p.exists())
-    reason = errno.ENOTDIR if not kept and not written.is_dir() else errno.EACCES
-    if reason == errno.ENOTDIR or not os.access(written, os.W_OK):
-        raise IRError(f"{output} cannot be written: {os.strerror(reason)}")
+    if not kept and not written.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not os.access(written, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def write_text(text: str, output: Path | None) -> None:

@@ -6,3 +6,4 @@ from .frontend import nn
 from .frontend.nn import *  # noqa: F403
 
 sys.modules[__name__] = nn
+sys.modules[f"{__name__}.init"] = nn.init

@@ -547,6 +547,7 @@ def test_a_module_that_holds_its_parent_is_below_it_only() -> None:
             return self.child(x)
 
     assert list(tp.Runtime(Parent()).params) == ["child.layer.weight", "child.layer.bias"]
+    assert repr(Parent()) == "Parent(child=Child(layer=Linear(in_features=3, out_features=2)))"
 
 
 def test_two_parameters_of_one_name_are_refused() -> None:

@@ -375,12 +375,19 @@ def test_compiled_functions_have_derivatives() -> None:
         assert not same(before, rt.params["layer.weight"])
 
 
-def test_a_list_of_tensors_is_no_operand() -> None:
-    with pytest.raises(
-        tp.TraceError, match=r"test_transforms.py:\d+\n.*\na list of tensors is no operand\n  remedy: ops.stack"
-    ):
-        tp.grad(lambda x: ops.sum([x[0], x[1]]))(X)
-    assert same(tp.grad(lambda x: ops.sum(ops.stack([x[0], x[1]])))(X), np.array([1.0, 1.0, 0.0]))
+def test_lists_of_tensors_and_arrays_are_stacked() -> None:
+    assert same(tp.grad(lambda x: ops.sum([x[0], x[1]]))(X), np.array([1.0, 1.0, 0.0]))
+    assert same(tp.grad(lambda x: ops.sum([[x[0], 2.0], (3.0, x[1])]))(X), np.array([1.0, 1.0, 0.0]))
+    assert same(ops.add([X, V], 1.0), np.stack([X, V]) + 1.0)
+    assert same(tp.grad(lambda x: ops.sum(x**2))([X, V]), 2 * np.stack([X, V]))
+
+
+def test_gradients_take_the_keywords_of_their_function() -> None:
+    def scaled(x: Any, by: float = 1.0) -> Any:
+        return ops.sum(x) * by
+
+    assert same(tp.grad(scaled)(X, by=3.0), np.full(3, 3.0))
+    assert same(tp.value_and_grad(scaled)(X, by=3.0)[0], tp.compile(lambda x: scaled(x, 3.0))(X))
 
 
 def test_constants_of_float64_derivatives_are_float64() -> None:

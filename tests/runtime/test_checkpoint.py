@@ -135,3 +135,32 @@ def test_another_model_is_said_before_another_optimizer(tmp_path: Path) -> None:
     options = tp.Trainer.TrainOptions(resume=path, batch_size=6)
     with pytest.raises(tp.CheckpointError, match=r"was trained with another model; it lacks 0\.weight"):
         tp.Trainer.new(network()).train(tp.data.arrays(X, Y), options)
+
+
+def test_an_optimizer_of_the_same_state_may_be_given(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    rt = runtime()
+    rt.step(X, Y)
+    rt.save(path)
+    other = tp.Runtime.load(path, network(), optimizer=tp.optim.AdamW())
+    assert bits(other) == bits(rt)
+    assert bits(tp.Runtime.load(path, network(), optimizer=None)) == bits(rt)
+    with pytest.raises(tp.CheckpointError, match=r"was trained with Adam; SGD has no state m, v"):
+        tp.Runtime.load(path, network(), optimizer=tp.optim.SGD())
+
+
+def test_resuming_where_a_tied_weight_has_another_first_name(tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self, first: str, second: str) -> None:
+            weight = nn.Parameter((3, 4), nn.init.Normal())
+            setattr(self, first, weight)
+            setattr(self, second, weight)
+
+        def forward(self, x: Any) -> Any:
+            return x @ self.embed.T  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportAttributeAccessIssue]
+
+    path = tmp_path / "a.safetensors"
+    trainer, data = tp.Trainer, tp.data.arrays(X, np.ones((6, 3)))
+    trainer.new(Tied("embed", "head")).train(data, trainer.TrainOptions(steps=1, checkpoint=path))
+    trained = trainer.new(Tied("head", "embed")).train(data, trainer.TrainOptions(steps=2, resume=path))
+    assert trained.runtime.step_count == 2

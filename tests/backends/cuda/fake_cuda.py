@@ -9,6 +9,7 @@ where the matrices of a product begin.
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import re
 import sys
@@ -16,7 +17,6 @@ import types
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import IntEnum
-from functools import partial
 from importlib.machinery import ModuleSpec
 from typing import Any, Self
 
@@ -43,23 +43,18 @@ class Stream(Queue):
 
     known: dict[int, Stream] = {}
 
+    null: Stream
+    """The legacy default stream, on which other libraries work."""
+
     def __init__(self, non_blocking: bool) -> None:
-        """``non_blocking``: beside the legacy default stream, not in turn with it."""
         super().__init__()
-        self.non_blocking = non_blocking
+        assert non_blocking, "while a blocking stream is captured, nobody may use the default stream"
         self.ptr = 1000 + len(self.known)
         self.known[self.ptr] = self
         self.capture: Capture | None = None
 
     def ask(self, work: Work) -> None:
-        if self.capture is not None:
-            self.capture.works[self].append(work)
-            return
-        blocking = [] if self.non_blocking else [s for s in self.known.values() if not s.non_blocking]
-        for other in blocking:
-            if other is not self and NULL in (self, other) and other.done < len(other.work):
-                self.work.append(partial(other.run, len(other.work)))
-        self.work.append(work)
+        (self.work if self.capture is None else self.capture.works[self]).append(work)
 
     def record(self, event: Event | None = None) -> Event:
         event = event or Event()
@@ -149,7 +144,7 @@ class Capture:
             queue.run()
 
 
-NULL = Stream(False)
+NULL = Stream.null = Stream(True)
 Stream.current.append(NULL)
 
 
@@ -161,6 +156,11 @@ class Memory:
         start = -raw.ctypes.data % 256
         self.array = raw[start : start + nbytes]
         self.ptr = int(self.array.ctypes.data)
+
+    def __add__(self, offset: int) -> Memory:
+        made = Memory(0)
+        made.array, made.ptr, made.owner = self.array[offset:], self.ptr + offset, self
+        return made
 
     @classmethod
     def borrowed(cls, owner: NdArray) -> Memory:
@@ -551,15 +551,13 @@ def fake_cuda(cache: Any) -> Generator[FakeCuda]:
     """Inside the block CuPy, nvmath and a device seem to be there; ``cache`` is pytest's monkeypatch."""
     cache.setenv("TAPEIR_CACHE", "off")
     cuda = FakeCuda()
-    NULL.work, NULL.done = [], 0
-    Stream.known.clear()
-    Stream.known[NULL.ptr] = NULL
     made = modules(cuda)
     before = {n: sys.modules.pop(n, None) for n in (*made, DEVICE)}
     sys.modules.update(made)
     try:
         yield cuda
     finally:
+        gc.collect()  # what waits for the stand-ins when it goes, goes now
         for name, module in before.items():
             sys.modules.pop(name, None)
             if module is not None:

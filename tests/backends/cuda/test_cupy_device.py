@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import signal
+import sys
 import weakref
 from collections.abc import Iterator
 from functools import partial
@@ -14,6 +16,8 @@ import pytest
 
 import tapeir as tp
 from tapeir import nn
+from tapeir.backends.cuda import devices
+from tapeir.backends.cuda.device import DeviceArray
 from tapeir.ir.errors import OutOfRangeError
 
 from .fake_cuda import NULL, FakeCuda, Memory, NdArray, fake_cuda
@@ -175,6 +179,73 @@ def test_other_libraries_may_change_an_array_after_the_step_that_reads_it(cuda: 
     expected = [float(here.step(X * (n + 1), Y)) for n in range(4)]
     assert [float(loss) for loss in losses] == pytest.approx(expected, rel=1e-5)
     assert x.asked
+
+
+def test_other_libraries_memory_is_held_until_its_copy_is_made(cuda: FakeCuda) -> None:
+    def double(x: Any) -> Any:
+        return x * 2.0
+
+    call = tp.compile(double, device="cuda")
+    x = foreign(X)
+    kept = weakref.ref(x)
+    y = call(x)
+    del x
+    gc.collect()
+    assert kept() is not None
+    assert np.array_equal(y, X * 2)
+    call(foreign(X))
+    gc.collect()
+    assert kept() is None
+
+
+def test_memory_that_comes_back_is_used_after_what_other_libraries_do_with_it(cuda: FakeCuda) -> None:
+    device = devices.find("cuda")
+    given = DeviceArray(device, tp.f32[6, 5])
+    given.__dlpack__(stream=1)
+    gc.collect()
+    done: list[bool] = []
+    NULL.ask(lambda: done.append(True))
+    device.allocate(64)
+    device.wait(device.mark())
+    assert done
+
+
+def interrupt(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Ctrl-C at a launch."""
+    launch, count = cuda.launch, 0
+
+    def launched(*given: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == at:
+            signal.raise_signal(signal.SIGINT)
+        launch(*given)
+
+    driver = sys.modules["cupy.cuda"].driver
+    monkeypatch.setattr(driver, "launchKernel", launched)
+
+
+@pytest.mark.parametrize("at", [1, 3, 5])
+@pytest.mark.parametrize("before", [0, 1, 2, 4])
+def test_ctrl_c_meets_no_step_in_the_middle(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, before: int, at: int
+) -> None:
+    rt, whole = runtime("cuda"), runtime("cuda")
+    for _ in range(before):
+        rt.step(X, Y)
+    interrupt(cuda, monkeypatch, at)
+    try:
+        rt.step(X, Y)
+    except KeyboardInterrupt:
+        assert before < 4
+    else:
+        assert before == 4, "a replayed graph launches no kernel by itself"
+    monkeypatch.undo()
+    for _ in range(before + 1):
+        whole.step(X, Y)
+    assert rt.step_count == before + 1
+    assert all(np.array_equal(rt.params[n], whole.params[n]) for n in rt.params)
+    assert float(rt.step(X, Y)) == float(whole.step(X, Y))
 
 
 def test_other_libraries_memory_is_held_until_the_step_is_done(cuda: FakeCuda) -> None:
