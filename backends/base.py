@@ -152,7 +152,7 @@ class Executable:
             rest = iter(inputs)
             results = self.run(
                 [
-                    next(rest) if role in ("input", None) else state[cast(str, v.name)]
+                    next(rest) if role in ("input", None) else _read_only(state[cast(str, v.name)])
                     for v, role in zip(self.function.arguments, roles, strict=True)
                 ]
             )
@@ -165,6 +165,13 @@ class Executable:
             return tuple(outputs)
 
         return call
+
+
+def _read_only(array: Array) -> Array:
+    """A view that cannot be written to: state changes by its updates alone."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 @runtime_checkable
@@ -231,7 +238,15 @@ def get(name: str) -> Backend:
         found = [e for e in entry_points(group=GROUP) if e.name == name]
         if not found:
             raise BackendError(f"backend {name!r} is not known; one of {', '.join(available())}")
-        backend = found[0].load()()
+        try:
+            backend = found[0].load()()
+        except (ImportError, AttributeError, TypeError) as error:
+            raise BackendError(f"backend {name!r} ({found[0].value}) cannot be loaded: {error}") from None
+        if not isinstance(backend, Backend) or backend.name != name:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise BackendError(
+                f"backend {name!r} ({found[0].value}) does not follow the Backend protocol: name = {name!r}, unavailable, supports, "
+                "compile, cache_key"
+            )
     _REGISTERED[name] = backend
     return backend
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .build import Builder
-from .errors import TraceError
+from .errors import ShapeError, TraceError
 from .graph import Instruction, Value
 from .op import Absent, Composite
 from .record import Recorder, located
@@ -85,7 +85,13 @@ def reverse(
             )
             for operand, thunk in zip(i.operands, rules, strict=True):
                 if thunk is not None and operand in active:
-                    give(operand, thunk())
+                    cotangent = thunk()
+                    if cotangent.type != operand.type:
+                        raise ShapeError(
+                            f"the rule vjp of {i.op.name} gives {cotangent.type} for its operand {operand.type}",
+                            i.location,
+                        )
+                    give(operand, cotangent)
     return [found.get(value) for value in wrt]
 
 

@@ -50,7 +50,15 @@ def install(op: Op) -> None:
     def method(self: Builder, *operands: Any, **attrs: Any) -> Any:
         for operand in operands:
             if not isinstance(operand, Value):
-                last = [o for o in operands if isinstance(o, Value)][-1]
+                for o in operands:
+                    if not isinstance(o, (Value, bool, int, float, np.number, np.bool_)):
+                        raise TypeError(
+                            f"{op.name}: {o!r} is neither a value nor a number; attributes are given by name"
+                        )
+                values = [o for o in operands if isinstance(o, Value)]
+                if not values:
+                    raise TypeError(f"{op.name}: none of its operands is a value, so numbers have no type")
+                last = values[-1]
                 operands = tuple([o if isinstance(o, Value) else self.splat(o, last.type) for o in operands])
                 break
         results = self.recorder.bind(op, operands, op.attributes(attrs) if op.attrs else NO_ATTRS)

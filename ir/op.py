@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .build import install
-from .errors import DtypeError, ShapeError
+from .errors import DtypeError, ShapeError, TraceError
 from .graph import Symbol, Value
 from .literal import Literal
 from .types import DTYPES, Array, DType, Shape, TensorType, bool_, dtype, f32, f64, i64
@@ -218,6 +218,8 @@ class Elementwise(Op):
         for i, tangent in enumerate(tangents):
             if tangent is None:
                 continue
+            if isinstance(self.vjp, Absent):
+                raise TraceError(f"{self.name} has no jvp: {self.vjp.reason}")
             rule = self.vjp(build, tangent, y, *operands, **attrs)[i]
             if rule is not None:
                 term = rule()

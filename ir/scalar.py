@@ -7,7 +7,7 @@ each primitive in ``emit``, and thereby lowers every op without knowing any of t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import types
@@ -158,3 +158,13 @@ class ScalarBuilder(ABC):
     def remainder(self, a: Scalar, b: Scalar) -> Scalar:
         """Python's ``%``; an integer modulo 0 is 0."""
         return self.emit("remainder", (a, b), a.dtype)
+
+
+def scalar_of(
+    op: Any, builder: ScalarBuilder, operands: Sequence[Scalar], attrs: Mapping[str, Any], dtype: DType
+) -> Scalar:
+    """What an op's ``scalar`` rule makes.  Raises ``TypeError`` where that is not of the dtype that ``infer`` says."""
+    made: Scalar = op.scalar(builder, *operands, **attrs)
+    if made.dtype is not dtype:
+        raise TypeError(f"{op.name}: its rule scalar gives {made.dtype}, and infer says {dtype}")
+    return made

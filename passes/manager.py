@@ -232,5 +232,5 @@ def per_function(run: Callable[..., Any]) -> Callable[[Module, Context], bool]:
         changes = [run(f, context) for f in list(module)]
         return any(changes)
 
-    over.__doc__ = run.__doc__
+    over.__doc__, over.__module__ = run.__doc__, run.__module__
     return over

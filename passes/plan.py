@@ -17,7 +17,8 @@ before, and nobody reads a piece of the old state after it was written.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ..ir import Function, Instruction, Module, Place, Value
@@ -308,7 +309,7 @@ class Planner:
         """Large inputs and results that lie in no other value's memory are the caller's arrays."""
         f = self.function
         outputs = [v for v, m in zip(f.results, f.marks, strict=True) if m is None or m.kind != "update"]
-        roots = [self.roots[v] for v in outputs]
+        roots = Counter(self.roots[v] for v in outputs)
 
         def is_large(v: Value) -> bool:
             return v.type.nbytes >= CALLER_BYTES and v.type.dtype is not key
@@ -317,7 +318,7 @@ class Planner:
             if is_large(v) and v not in roots:
                 v.place = Place("caller")
         for v in outputs:
-            alone = self.roots[v] is v and roots.count(v) == 1 and v.owner is not None
+            alone = self.roots[v] is v and roots[v] == 1 and v.owner is not None
             free = v.place is None and v not in self.inside and v not in self.constants
             if is_large(v) and alone and free:
                 v.place = Place("caller")
@@ -444,8 +445,7 @@ class Planner:
             for r in i.results:
                 if r.place is not None or r in self.constants:
                     continue
-                free = {memory: at for memory, at in held.items() if memory not in taken} if taken else held
-                target = self._in_place(i, n, r, free)
+                target = self._in_place(i, n, r, held, taken)
                 if target is None:
                     place(r)
                     if self.last.get(self._memory(r), -1) < n:
@@ -475,15 +475,17 @@ class Planner:
         self.last[memory] = self.last.get(r, n)
         ends[self.last[memory]].append(memory)
 
-    def _in_place(self, i: Instruction, n: int, r: Value, held: Mapping[Value, int]) -> Value | None:
-        """The operand whose memory a result may overwrite: it dies here and has the result's size."""
+    def _in_place(
+        self, i: Instruction, n: int, r: Value, held: Mapping[Value, int], taken: Collection[Value]
+    ) -> Value | None:
+        """The operand whose memory a result may overwrite: it dies here, has the result's size, and no other result has ``taken`` it."""
         if not isinstance(i.op, (Elementwise, Control)) or r in self.inside:
             return None
         for k, o in reversed(list(enumerate(i.operands))):
             if isinstance(i.op, Control) and (k, i.results.index(r)) not in self._pairs(i):
                 continue
             memory = self._memory(o)
-            if memory not in held or self.roots[o] in self.inside or self.last.get(memory) != n:
+            if memory not in held or memory in taken or self.roots[o] in self.inside or self.last.get(memory) != n:
                 continue
             if (
                 o.type.size != r.type.size
@@ -504,14 +506,20 @@ def _overlap(a: tuple[DType, int, int], b: tuple[DType, int, int]) -> bool:
 def _plan(module: Module, context: Context) -> bool:
     """Every value gets a place: an arena offset, an alias of its operand, or a state buffer."""
     overwrites: dict[str, set[tuple[int, int]]] = {}
-    changes = [_plan_function(f, module, overwrites, context.alignment) for f in module]
+    inside = {name for f in module for name in f.symbols()}
+    changes = [_plan_function(f, module, inside, overwrites, context.alignment) for f in module]
     return any(changes)
 
 
 def _plan_function(
-    function: Function, module: Module, overwrites: dict[str, set[tuple[int, int]]], alignment: int
+    function: Function,
+    module: Module,
+    inside: set[str],
+    overwrites: dict[str, set[tuple[int, int]]],
+    alignment: int,
 ) -> bool:
-    if any(role is None for role in function.roles) or (not function.instructions and not function.arguments):
+    named = function.name in inside and any(role is None for role in function.roles)
+    if named or (not function.instructions and not function.arguments):
         return False
 
     def places() -> list[Place | None]:

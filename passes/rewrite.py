@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..ir import OPS, Builder, Function, GraphBuilder, Instruction, Value
+from ..ir.errors import VerifyError
 from ..ir.literal import Literal
 from ..ir.op import Source, View
 from .manager import Context
@@ -141,6 +142,8 @@ def sweep(function: Function, visit: Visit, context: Context) -> bool:
             continue
         changed = True
         for old, new in zip(i.results, values, strict=True):
+            if new.type != old.type:
+                raise VerifyError(f"a rewrite of {i.op.name} gives {new.type} in place of {old.type}", i.location)
             replaced[old] = new
             context.replace(old, new)
             if old.name is not None and new.name is None:

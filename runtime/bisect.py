@@ -10,7 +10,7 @@ from ..backends.base import compile_module, get
 from ..backends.eager.interpret import run, run_instruction
 from ..ir import Diff, IRError, Location, Module, diff
 from ..ir.types import Array
-from ..passes import PASSES, PIPELINES, Application, PassManager
+from ..passes import PASSES, PIPELINES, Application, PassManager, Provenance
 from .compare import FAILURES
 from .ir_file import checked
 from .reference import same_bits
@@ -111,7 +111,8 @@ def bisect(
         before = whole.manager.context.rewrites
     if passes is None:
         try:
-            program = compile_module(get(backend), module, name, device, dict(options or {}))
+            uncached = {"provenance": Provenance(), **(options or {})}
+            program = compile_module(get(backend), module, name, device, uncached)
             found: tuple[Array, ...] | str = program.run(given)
         except FAILURES as error:
             found = f"{type(error).__name__}: {error}"

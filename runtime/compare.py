@@ -143,6 +143,8 @@ def compare(
     if program is not None:
         results, other = _attempt(lambda: program.run(given))
     if tape is None or program is None or results is None:
+        if error is None and other is None:
+            other = f"{chosen.name} gave no results"
         return Comparison("none" if error == other else "real", errors=(error, other))
     done = Comparison("none", list(_results(function, tape, results, wide_values(function, given, module))))
     steps = program.steps()
@@ -227,12 +229,14 @@ class _Search:
             self.expected[v] = tape[self.traced[v]]
 
     def first(self) -> Finding | None:
-        """The first kernel that differs."""
+        """The first kernel that really differs, or else the first that rounds otherwise."""
+        first: Finding | None = None
         for i in self.steps.function.instructions:
             found = self._kernel(i) or self._merged(i)
-            if found is not None:
+            if found is not None and (found.gap.grade == "real" or found.fault == "memory"):
                 return found
-        return None
+            first = first or found
+        return first
 
     def _merged(self, i: Instruction) -> Finding | None:
         """A value that stands for several traced ones that are not equal."""
@@ -271,7 +275,9 @@ class _Search:
             return self._finding(i, "program", Gap("real"), f"raised {error.message.splitlines()[0]}")
         for r, computed in zip(i.results, interpreted, strict=True):
             origin = self.traced.get(r)
-            wanted = self.expected[r] = self.tape[origin] if origin is not None else computed
+            self.expected[r] = self.tape[origin] if origin is not None else computed
+        for r, computed in zip(i.results, interpreted, strict=True):
+            origin, wanted = self.traced.get(r), self.expected[r]
             got = self.steps.read(r)
             if isinstance(i.op, Join) and [self._start(r)] == [self._start(o) for o in i.operands]:
                 # Padding that only the lanes of an update meet: it is not written, and what they make of it is not read.
@@ -339,8 +345,11 @@ def _single(i: Instruction, module: Module | None) -> Module:
 def _op_that_differs(
     backend: Backend, device: str, function: Function, module: Module | None, values: Mapping[Value, Array]
 ) -> tuple[str, Instruction | None, Gap | None]:
-    """The first op of a function that, compiled alone, differs from the interpreter on the same operands."""
+    """The first op of a function that, compiled alone, really differs from the interpreter on the same operands, or else the first that
+    rounds otherwise.
+    """
     names = Names(function)
+    first: tuple[str, Instruction | None, Gap | None] = "", None, None
     for i in function.instructions:
         if isinstance(i.op, (Source, View)) or any(v.type.dtype is key for v in i.results):
             continue
@@ -350,8 +359,11 @@ def _op_that_differs(
             if not same_bits(values[r], got):
                 reference = wide(i, [a.astype(np.float64) if a.dtype.kind in "fV" else a for a in operands], module)
                 difference = gap(values[r], got, reference[i.results.index(r)], _scale(i, operands))
-                return instruction(i, names), i, difference
-    return "", None, None
+                found = instruction(i, names), i, difference
+                if difference.grade == "real":
+                    return found
+                first = first if first[1] is not None else found
+    return first
 
 
 def _whole(

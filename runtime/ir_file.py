@@ -148,7 +148,7 @@ def checked(function: Function, arrays: Mapping[str, Array] | Sequence[Array]) -
 
 def result_names(function: Function) -> list[str]:
     """A name for each result: a new state's is that state's, others' their value's, else ``out0``, ``out1``, ... by position."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for n, (v, mark) in enumerate(zip(function.results, function.marks, strict=True)):
         own = mark.of.name if mark is not None and mark.kind == "update" else v.name
         if mark is not None and mark.kind == "grad" and v.name is None:
@@ -157,8 +157,8 @@ def result_names(function: Function) -> list[str]:
         while name in names:
             count += 1
             name = f"{own or f'out{n}'}_{count}"
-        names.append(name)
-    return names
+        names[name] = None
+    return list(names)
 
 
 def run_steps(function: Function, program: Executable, arrays: Sequence[Array], steps: int) -> dict[str, Array]:

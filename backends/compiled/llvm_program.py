@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import inspect
 import json
 import sys
 import time
@@ -21,6 +20,8 @@ from ...ir import Function, Instruction, IRError, Module, Value
 from ...ir.op import Control, Layout, Source
 from ...ir.print import print_module
 from ...ir.types import DTYPES, Array
+from ...passes import PASSES
+from ...passes.canonicalize import RULES
 from .. import cache
 from ..base import Bound, Executable, PlannedMemory, Steps
 from ..native import blas, engine, threads
@@ -52,16 +53,15 @@ class ProgramKey(NamedTuple):
 
 
 def program_key(module: Module, traced: Function, settings: str, fast: bool) -> ProgramKey | None:
-    """The key of a function's program; None where an op's class was typed into an interpreter: nothing says what it does."""
-    foreign = {type(i.op) for f in module for i in f.instructions if not type(i.op).__module__.startswith("tapeir.")}
-    try:
-        own = [inspect.getsource(sys.modules[home]) for home in sorted({c.__module__ for c in foreign})]
-    except (OSError, TypeError):
+    """The key of a function's program; None where code from outside takes part, an op, a rewrite or a pass: nothing says what it does."""
+    homes = {type(i.op).__module__ for f in module for i in f.instructions}
+    homes |= {type(rule).__module__ for rule in RULES} | {p.run.__module__ for p in PASSES.values()}
+    if not all(home.startswith("tapeir.") for home in homes):
         return None
     text = f"@{traced.name}\n{print_module(module, locations=True)}"
     return ProgramKey(
         _fingerprint(text),
-        _fingerprint("\n".join([sources(), *own])) if own else sources(),
+        sources(),
         _fingerprint(f"{settings} fast {fast}"),
     )
 

@@ -17,6 +17,7 @@ from ...ir import BackendError, Builder, Function, GraphBuilder, Instruction, IR
 from ...ir.op import Composite, Contract, Control, Gather, Join, Key, Layout, Reduce, Scatter, Source, View
 from ...ir.record import blame
 from ...ir.types import Array, DType, Shape, TensorType
+from ...passes.loops import UnfitError
 from ...passes.rewrite import splat_of
 from ..base import Sizes
 from ..state import aligned_bytes
@@ -189,7 +190,10 @@ class Lowering(ABC, Generic[Piece]):
             pass
         elif isinstance(op, Control):
             kernel = self.module[i.attrs[op.bodies[0]]]
-            pieces.append(self.kernel(kernel, [self.ref(o) for o in i.operands], results))
+            try:
+                pieces.append(self.kernel(kernel, [self.ref(o) for o in i.operands], results))
+            except UnfitError as error:
+                raise BackendError(f"kernel @{kernel.name} is no nest of loops: {error}", i.location) from None
         elif isinstance(op, Composite):
             pieces += self.whole(i, [self.ref(o) for o in i.operands], results)
         elif isinstance(op, Contract):

@@ -31,7 +31,7 @@ from ...ir.op import (
 )
 from ...ir.print import Names, instruction
 from ...ir.record import blame
-from ...ir.scalar import Scalar
+from ...ir.scalar import Scalar, scalar_of
 from ...ir.types import DTYPES, Array, Shape, i64, u32, u64
 from ...passes.loops import grouped
 from ...passes.plan import Arena
@@ -182,7 +182,8 @@ class NumpyProgram(Executable):
 
     def _elementwise(self, op: Elementwise, i: Instruction, pool: Arena) -> None:
         recorded = Recorded()
-        result = op.scalar(recorded, *self._scalars(i, op.rounding == "pinned", pool), **i.attrs)
+        operands = self._scalars(i, op.rounding == "pinned", pool)
+        result = scalar_of(op, recorded, operands, i.attrs, i.result.type.dtype)
         self._out.emit(recorded.primitives, [(result, self._result(i.result))], i.result.type.shape, pool)
 
     def _check(self, i: Instruction, pool: Arena) -> None:
@@ -266,7 +267,7 @@ class NumpyProgram(Executable):
         source = self._array(i.operands[0])
         self._out.line(f"philox({', '.join(map(self._out.var, (counters, source, words, scratch)))})")
         recorded = Recorded()
-        result = op.scalar(recorded, Scalar(u32, words.shaped(shape)), **i.attrs)
+        result = scalar_of(op, recorded, [Scalar(u32, words.shaped(shape))], i.attrs, i.result.type.dtype)
         self._out.emit(recorded.primitives, [(result, self._result(i.result))], shape, pool)
 
     def _control(self, op: Control, i: Instruction, pool: Arena) -> None:
@@ -287,7 +288,8 @@ class NumpyProgram(Executable):
                     source = Scalar(source.dtype, source.code._replace(layout=layout))
                 known[inner.result] = source
             elif isinstance(inner.op, Elementwise):
-                known[inner.result] = inner.op.scalar(recorded, *[known[o] for o in inner.operands], **inner.attrs)
+                operands = [known[o] for o in inner.operands]
+                known[inner.result] = scalar_of(inner.op, recorded, operands, inner.attrs, inner.result.type.dtype)
             else:
                 raise TypeError(f"kernel @{kernel.name} holds {inner.op.name}, which is no map")
         outs = [(known[v], self._result(r)) for v, r in zip(kernel.results, i.results, strict=True)]

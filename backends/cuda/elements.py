@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ...ir import Instruction, Value
 from ...ir.op import Elementwise, Gather, Join, Random32, Source, View
-from ...ir.scalar import Scalar
+from ...ir.scalar import Scalar, scalar_of
 from ...ir.types import DType, i64, u32, u64
 from ...passes.loops import REDUCED, Access, Bound, Nest, rules
 from ...passes.rewrite import repeated_number
@@ -113,8 +113,7 @@ class ElementWriter:
         if isinstance(op, View):
             return self.operand(i.operands[0], nest.view(i, access))
         if isinstance(op, Elementwise):
-            result: Scalar = op.scalar(self.c, *[self.operand(o, access) for o in i.operands], **i.attrs)
-            return result
+            return scalar_of(op, self.c, [self.operand(o, access) for o in i.operands], i.attrs, v.type.dtype)
         if isinstance(op, Source):
             axes = nest.coordinates(access, i.result.type.shape)
 
@@ -130,8 +129,7 @@ class ElementWriter:
             word = self.c.name(
                 f"philox_word((unsigned long long)({self.position(access)}), {words}[0], {words}[1])", u32
             )
-            drawn: Scalar = op.scalar(self.c, word, **i.attrs)
-            return drawn
+            return scalar_of(op, self.c, [word], i.attrs, v.type.dtype)
         assert isinstance(op, Gather), f"{op.name} was not finished before it is read"
         return self._picked(i, access) if nest.is_picked(i) else self._taken(i, access)
 

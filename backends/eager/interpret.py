@@ -14,7 +14,7 @@ from ...ir.errors import BackendError, IRError
 from ...ir.graph import Value
 from ...ir.op import Composite, Contract, Control, Elementwise, Random32, Reduce, Scatter
 from ...ir.record import blame
-from ...ir.scalar import Scalar, ScalarBuilder
+from ...ir.scalar import Scalar, ScalarBuilder, scalar_of
 from ...ir.types import Array, DType, Shape, TensorType, u32
 from .. import kernels
 from ..base import Executable, PlannedMemory
@@ -73,13 +73,13 @@ def execute(
         return op.eval(np, *arrays, call=call, **attrs)
     if isinstance(op, Random32):
         words = Scalar(u32, philox.words(arrays[0], result.size).reshape(result.shape))
-        return (op.scalar(ArrayScalars(result.shape), words, **attrs).code,)
+        return (scalar_of(op, ArrayScalars(result.shape), [words], attrs, result.dtype).code,)
     if op.rounding == "correct":
         return (np.asarray(op.eval(np, *arrays, **attrs)),)
     arrays = [kernels.rows(a) for a in arrays]
     if isinstance(op, Elementwise):
         scalars = [Scalar(t.dtype, a) for t, a in zip(types, arrays, strict=True)]
-        return (op.scalar(ArrayScalars(result.shape), *scalars, **attrs).code,)
+        return (scalar_of(op, ArrayScalars(result.shape), scalars, attrs, result.dtype).code,)
     out = np.empty(result.shape, result.dtype.numpy)
     if isinstance(op, Reduce):
         rows = kernels.arranged(arrays[0], attrs["axes"])

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from ...ir import Instruction, Value
 from ...ir.op import Elementwise, Gather, Join, Random32, Reduce, Source, View
-from ...ir.scalar import Scalar
+from ...ir.scalar import Scalar, scalar_of
 from ...ir.types import bool_, i64, u32, u64
 from ...passes.loops import REDUCED, Access, Bound, Nest, rules
 from ...passes.rewrite import repeated_number
@@ -104,7 +104,7 @@ class ValueWriter(MemoryWriter):
         if isinstance(op, Elementwise):
             operands = [self.operand(o, access, spot, width, only) for o in i.operands]
             builder = section.builder(width)
-            result: Scalar = op.scalar(builder, *operands, **i.attrs)
+            result = scalar_of(op, builder, operands, i.attrs, v.type.dtype)
             section.end(builder)
             return result
         if isinstance(op, Source):
@@ -236,7 +236,7 @@ class ValueWriter(MemoryWriter):
                 f"  {name} = call {kinds[1]} @{function}({kinds[0]} {at}, i32 {words[0]}, i32 {words[1]})"
             )
         builder = section.builder(width)
-        result: Scalar = op.scalar(builder, Scalar(u32, name), **i.attrs)
+        result = scalar_of(op, builder, [Scalar(u32, name)], i.attrs, i.result.type.dtype)
         section.end(builder)
         return result
 

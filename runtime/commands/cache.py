@@ -109,7 +109,9 @@ def cache_why(path: Path | None, name: str | None, mode: str | None, given: Give
 
     parts = program_key(module, function, base.get(backend).cache_key(), numerics == "fast")
     if parts is None:
-        print(f"{path.stem}: @{quote(function.name)}: an op's class has no file: nothing is cached")
+        print(
+            f"{path.stem}: @{quote(function.name)}: an op, a rewrite or a pass is not TapeIR's own: nothing is cached"
+        )
         return
     key = parts.name
     programs = [e for e in cache.entries() if e.kind == "programs"]
@@ -139,7 +141,7 @@ class Part(NamedTuple):
     what: str
 
 
-_COMPILER = "sizes and times of TapeIR's own files, and the files of foreign ops"
+_COMPILER = "sizes and times of TapeIR's own files"
 
 
 def _short(text: str) -> str:

@@ -67,8 +67,8 @@ def _backend(request: DebugRequest, given: Given) -> tuple[str, str]:
 @entry
 def compare(path: Path, request: DebugRequest, given: Given) -> bool:
     """Print where a backend and the tape part; returns whether they do."""
-    backend, device = _backend(request, given)
     module, name, arrays, folder, numerics = target(path, given, request.entry, request.mode, request.inputs)
+    backend, device = _backend(request, given)
     found = comparing.compare(module, name, arrays, backend=backend, device=device, options={"numerics": numerics})
     if request.json:
         print(json.dumps(_json(found, folder), indent=1, allow_nan=False))
@@ -156,8 +156,8 @@ def bisect(path: Path, request: DebugRequest, given: Given) -> None:
     """Print the pass and the rewrite that change what a function computes; raises ``IRError`` where none does."""
     for name in request.passes or ():
         choice("--passes", name, list(PASSES))
-    backend, device = _backend(request, given)
     module, name, arrays, folder, numerics = target(path, given, request.entry, request.mode, request.inputs)
+    backend, device = _backend(request, given)
     found = bisecting.bisect(
         module, name, arrays, request.passes, backend=backend, device=device, options={"numerics": numerics}
     )

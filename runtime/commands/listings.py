@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ...backends import base, kernels
 from ...ir import OPS, Attr
+from ...ir.errors import BackendError
 from ...ir.op import REQUIRED
 from ...ir.print import attribute
 from ...passes import PASSES
@@ -72,7 +73,11 @@ def list_backends() -> None:
     """Every backend, what it serves, and the kernel table behind the exact ones."""
     rows: list[tuple[str, str, str]] = []
     for name in base.available():
-        backend = base.get(name)
+        try:
+            backend = base.get(name)
+        except BackendError as error:
+            rows.append((name, "", error.message))
+            continue
         devices = ", ".join(f"{d}: {backend.unavailable(d) or 'available'}" for d in ("cpu", "cuda"))
         rows.append((name, devices, _summary(type(backend).__doc__)))
     _print(rows)
