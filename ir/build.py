@@ -45,7 +45,9 @@ class Builder:
 
 
 def install(op: Op) -> None:
-    """Give ``Builder`` the method of a newly registered op."""
+    """Give ``Builder`` the method of a newly registered op.  Raises ``TypeError`` where it has one of its own of that name."""
+    if hasattr(Builder, op.name):
+        raise TypeError(f"op {op.name!r}: Builder.{op.name} is something else")
 
     def method(self: Builder, *operands: Any, **attrs: Any) -> Any:
         for operand in operands:

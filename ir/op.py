@@ -8,6 +8,7 @@ computes a composite whole.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ Namespace = Any
 Random = np.random.Generator
 Cotangent = Callable[[], Value] | None
 OPS: dict[str, Op] = {}
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 KINDS = {"f": "floating", "i": "signed integer", "u": "unsigned integer", "b": "bool", "k": "key"}
 REQUIRED: Any = object()
 
@@ -146,8 +148,11 @@ class Op:
             )
         if cls.name in OPS:
             raise TypeError(f"op {cls.name!r} is registered already, by {type(OPS[cls.name]).__name__}")
-        op = OPS[cls.name] = cls()
+        if not NAME.fullmatch(cls.name):
+            raise TypeError(f"op {cls.name!r}: the text holds names of letters, digits and _ that begin with no digit")
+        op = cls()
         install(op)
+        OPS[cls.name] = op
 
     def attributes(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Checked attributes in declared order; raises ``TypeError`` for a foreign, missing or ill-typed one."""

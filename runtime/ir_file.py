@@ -62,7 +62,19 @@ def example_arrays(function: Function, seed: int) -> list[Array]:
 
 def argument_names(function: Function) -> list[str]:
     """The names under which arguments are given: their own, else ``in0``, ``in1``, ... by position."""
-    return [v.name or f"in{n}" for n, v in enumerate(function.arguments)]
+    return _unique([v.name or f"in{n}" for n, v in enumerate(function.arguments)])
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Names of which none comes twice: a number goes behind those that would."""
+    found: dict[str, None] = {}
+    for own in names:
+        name, count = own, 0
+        while name in found:
+            count += 1
+            name = f"{own}_{count}"
+        found[name] = None
+    return list(found)
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
@@ -148,17 +160,13 @@ def checked(function: Function, arrays: Mapping[str, Array] | Sequence[Array]) -
 
 def result_names(function: Function) -> list[str]:
     """A name for each result: a new state's is that state's, others' their value's, else ``out0``, ``out1``, ... by position."""
-    names: dict[str, None] = {}
+    names: list[str] = []
     for n, (v, mark) in enumerate(zip(function.results, function.marks, strict=True)):
         own = mark.of.name if mark is not None and mark.kind == "update" else v.name
         if mark is not None and mark.kind == "grad" and v.name is None:
             own = f"grad({mark.of.name})"
-        name, count = own or f"out{n}", 0
-        while name in names:
-            count += 1
-            name = f"{own or f'out{n}'}_{count}"
-        names[name] = None
-    return list(names)
+        names.append(own or f"out{n}")
+    return _unique(names)
 
 
 def run_steps(function: Function, program: Executable, arrays: Sequence[Array], steps: int) -> dict[str, Array]:

@@ -16,7 +16,7 @@ from ...ir.types import Array
 from ...passes import NUMPY, PASSES, PIPELINES, UNFUSED, VERSION, PassManager, Provenance
 from ...passes.plan import ALIGNMENT as HOST_ALIGNMENT
 from .. import kernels
-from ..base import Executable, compile_module, unserved_float
+from ..base import Executable, compile_module, get, unserved_float
 from ..cuda import devices
 from ..cuda.device import ALIGNMENT
 from ..eager.interpret import run_instruction
@@ -137,11 +137,10 @@ def target() -> str:
     return "numpy"
 
 
-def program_text(module: Module, name: str, device: str, numerics: str = "exact") -> str:
-    """The generated program of a traced function: CUDA C for a CUDA device, which need not be there."""
-    backend = CompiledBackend()
-    if not device.startswith("cuda"):
-        return compile_module(backend, module, name, device, {"numerics": numerics}).source
+def program_text(module: Module, name: str, device: str, numerics: str = "exact", backend: str = "compiled") -> str:
+    """The generated program of a traced function; of this backend CUDA C for a CUDA device, which need not be there."""
+    if backend != CompiledBackend.name or not device.startswith("cuda"):
+        return compile_module(get(backend), module, name, device, {"numerics": numerics}).source
     from ..cuda.program import CudaProgram
 
     planned = lower(module, device=device, numerics=numerics)

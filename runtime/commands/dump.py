@@ -45,7 +45,9 @@ def dump(path: Path, request: DumpRequest, given: Given) -> None:
     entries = [(request.entry, request.mode)]
     if request.stage == "program":
         module = model.module(entries, "traced")
-        text = program_text(module, next(iter(module.functions)), model.config.device, model.config.numerics)
+        config = model.config
+        backend = "compiled" if config.backend == "eager" else config.backend
+        text = program_text(module, next(iter(module.functions)), config.device, config.numerics, backend)
         write_text(text.rstrip("\n") + "\n", request.output)
         return
     form = {"locations": request.locations, "base": model.base}

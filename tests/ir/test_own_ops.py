@@ -15,6 +15,7 @@ import pytest
 import tapeir as tp
 from tapeir.backends import base, kernels
 from tapeir.backends.base import Executable, compile_module, get
+from tapeir.backends.compiled import program_text
 from tapeir.ir import OPS, Builder, GraphBuilder, Module, Value, forward, reverse
 from tapeir.ir.errors import VerifyError
 from tapeir.ir.op import Absent, Elementwise
@@ -102,6 +103,24 @@ def test_a_cotangent_of_another_type(own: None) -> None:
         reverse(recorder, list(recorder.instructions), [y], [y], [x])
 
 
+@pytest.mark.parametrize(
+    ("taken", "words"),
+    [
+        ("my-op", "the text holds names of letters"),
+        ("é", "the text holds"),
+        ("", "the text holds"),
+        ("splat", "is something else"),
+    ],
+)
+def test_a_name_that_an_op_cannot_have(taken: str, words: str) -> None:
+    rules = {"__doc__": "``y = x``.", "name": taken, "arity": 1, "rounding": "correct", "vjp": Absent("none")}
+    methods: dict[str, Any] = {"eval": lambda self, xp, x: x, "scalar": lambda self, s, x: x}
+    before = dict(OPS)
+    with pytest.raises(TypeError, match=words):
+        type("Named", (Elementwise,), {**rules, **methods})
+    assert before == OPS
+
+
 def test_operands_are_values_and_numbers() -> None:
     recorder = GraphBuilder()
     build, x = Builder(recorder), recorder.argument(f32[4], "x")
@@ -155,7 +174,9 @@ class Silent:
             def run(self, arrays: Any) -> Any:
                 return None
 
-        return Program(func)
+        made = Program(func)
+        made.source = "nothing"
+        return made
 
     def cache_key(self) -> str:
         return "silent"
@@ -165,6 +186,7 @@ def test_a_backend_that_gives_nothing_is_not_right(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(base._REGISTERED, "silent", Silent())  # pyright: ignore[reportPrivateUsage]
     found = compare(one_op("relu"), "main", [np.ones(4, np.float32)], backend="silent")
     assert (found.grade, found.errors) == ("real", (None, "silent gave no results"))
+    assert program_text(one_op("relu"), "main", "cpu", backend="silent") == "nothing"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tapeir.ir.errors import DataError
 from tapeir.ir.types import bf16
 from tapeir.runtime.ir_file import (
     EntryError,
+    argument_names,
     arguments,
     checked,
     entry_of,
@@ -275,3 +276,8 @@ def test_a_run_that_fails_writes_nothing(folder: Path) -> None:
     )
     assert isinstance(result.exception, IRError)
     assert "cannot be written" in str(result.exception)
+
+
+def test_arguments_without_names_have_names_of_their_own() -> None:
+    text = "module @m {\n  func @f(%in1: f32[2], %0: f32[2]) -> (f32[2]) {\n    %1 = sub %in1, %0 : f32[2]\n    return %1\n  }\n}\n"
+    assert argument_names(parse(text)["f"]) == ["in1", "in1_1"]
