@@ -64,7 +64,7 @@ FULL = "TAPEIR_TRACEBACK"
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
-    """What users call: the traceback of an error of ours keeps the frames of their code alone, and one line for the call.
+    """What users call: the traceback of an error of ours keeps the frames of their code alone.
 
     ``TAPEIR_TRACEBACK=full`` keeps all.
     """

@@ -32,7 +32,7 @@ class DType:
 
     def __getitem__(self, shape: int | tuple[int, ...]) -> TensorType:
         """The type of tensors of a shape.  Raises ``ValueError`` for sizes that are no integers of at least 0."""
-        return TensorType(self, static(shape if isinstance(shape, tuple) else (shape,)))
+        return TensorType(self, static_shape(shape if isinstance(shape, tuple) else (shape,)))
 
     def __str__(self) -> str:
         return self.name
@@ -52,7 +52,7 @@ class DType:
         return self.kind in "iu"
 
 
-def static(shape: Iterable[Any]) -> Shape:
+def static_shape(shape: Iterable[Any]) -> Shape:
     """A shape of Python integers.  Raises ``ValueError`` for sizes that are no integers of at least 0."""
     sizes = tuple(shape)
     for n in sizes:

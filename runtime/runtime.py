@@ -162,10 +162,7 @@ class Runtime:
     # Construction and settings
 
     def _choose(self, backend: str, numerics: str, guard: str | None) -> None:
-        if numerics not in NUMERICS:
-            raise ValueError(f"numerics {numerics!r} is not known; {' or '.join(NUMERICS)}")
-        if guard not in (None, "nonfinite"):
-            raise ValueError(f"guard {guard!r} is not known; nonfinite, or None")
+        check_choices(numerics, guard)
         chosen = get(backend)
         if self.setting.dtype not in (f32, f64) and self.device == "cpu":
             raise BackendError(
@@ -502,6 +499,14 @@ class Runtime:
         runtime = cls(model, **{**saved, **overrides})
         runtime.load_file(path, arrays)
         return runtime
+
+
+def check_choices(numerics: str, guard: str | None) -> None:
+    """Raise ``ValueError`` for numerics or a guard that there is none of."""
+    if numerics not in NUMERICS:
+        raise ValueError(f"numerics={numerics!r}: it is {' or '.join(NUMERICS)}")
+    if guard not in (None, "nonfinite"):
+        raise ValueError(f"guard={guard!r}: it is 'nonfinite' or None")
 
 
 def entries_module(setting: Setting, name: str, types: Sequence[TensorType]) -> IRModule:

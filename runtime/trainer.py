@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.cuda.devices import NAME as DEVICE_NAME
 from ..frontend.nn import Module, Objective, objective
 from ..frontend.optim import SGD, Optimizer
 from ..ir.errors import CheckpointError, DataError, IRError
@@ -21,7 +21,7 @@ from . import checkpoint
 from .data import Dataset, Loader
 from .memory import MemoryWatch, peak_memory, watch_every
 from .progress import Reporter, RunLog
-from .runtime import FORMAT, NUMERICS, Loss, Runtime, runtime_dtype
+from .runtime import FORMAT, Loss, Runtime, check_choices, runtime_dtype
 
 Data = Dataset | tuple[Dataset, Dataset]
 EVAL_ROWS = 1024
@@ -50,11 +50,8 @@ class Config:
         runtime_dtype(self.dtype)
         if not isinstance(self.optimizer, Optimizer):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"optimizer={self.optimizer!r}: it is an optimizer such as optim.Adam(lr=1e-3)")
-        if self.numerics not in NUMERICS:
-            raise ValueError(f"numerics={self.numerics!r}: it is {' or '.join(NUMERICS)}")
-        if self.guard not in (None, "nonfinite"):
-            raise ValueError(f"guard={self.guard!r}: it is 'nonfinite' or None")
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", str(self.device)):
+        check_choices(self.numerics, self.guard)
+        if not DEVICE_NAME.fullmatch(str(self.device)):
             raise ValueError(f"device={self.device!r}: it is 'cpu', 'cuda' or 'cuda:N'")
         if not _is_count(self.seed) or self.seed >= 1 << 64:
             raise ValueError(f"seed={self.seed!r}: it is an integer from 0 to 2**64-1")

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,20 +38,14 @@ def test_how_it_works_shows_real_output(tmp_path: Path, request: pytest.FixtureR
     check(path, rerun(path.read_text("utf-8"), tmp_path), request)
 
 
-def test_the_table_of_ops_is_made_from_the_classes(request: pytest.FixtureRequest) -> None:
-    path = DOCS / "ir.md"
-    text = path.read_text("utf-8")
-    begin, end = "<!-- ops -->\n", "<!-- end of ops -->\n"
-    head, rest = text.split(begin)
-    check(path, head + begin + op_table() + end + rest.split(end)[1], request)
-
-
-def test_the_library_is_listed_from_its_docstrings(request: pytest.FixtureRequest) -> None:
-    path = DOCS / "library.md"
-    text = path.read_text("utf-8")
-    begin, end = "<!-- library -->\n", "<!-- end of library -->\n"
-    head, rest = text.split(begin)
-    check(path, head + begin + library() + end + rest.split(end)[1], request)
+@pytest.mark.parametrize(("name", "part", "made"), [("ir.md", "ops", op_table), ("library.md", "library", library)])
+def test_tables_are_made_from_classes_and_docstrings(
+    name: str, part: str, made: Callable[[], str], request: pytest.FixtureRequest
+) -> None:
+    path = DOCS / name
+    begin, end = f"<!-- {part} -->\n", f"<!-- end of {part} -->\n"
+    head, rest = path.read_text("utf-8").split(begin)
+    check(path, head + begin + made() + end + rest.split(end)[1], request)
 
 
 def test_the_error_in_the_reference_is_real(tmp_path: Path) -> None:

@@ -404,13 +404,16 @@ class CupyDevice(Device):
         stream = self._stream
         try:
             runtime.streamBeginCapture(stream, runtime.streamCaptureModeRelaxed)
+            captured: int | None = None
             try:
                 work()
-            except BaseException:
-                with suppress(*FAILURES):
-                    runtime.streamEndCapture(stream)
-                raise
-            graph = Graph(runtime.streamEndCapture(stream), stream)
+                captured = runtime.streamEndCapture(stream)
+            finally:
+                if captured is None:
+                    with suppress(*FAILURES):
+                        runtime.streamEndCapture(stream)
+            assert captured is not None
+            graph = Graph(captured, stream)
         except FAILURES as error:
             if not self._said:
                 self._said = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -9,6 +10,8 @@ from importlib.util import find_spec
 from ...ir import BackendError
 from .device import Device
 
+NAME = re.compile(r"cpu|cuda(:\d+)?")
+"""What names of devices look like."""
 _DEVICES: dict[str, Device] = {}
 NEEDED = {"cupy": "cupy-cuda13x", "nvmath": "nvmath-python"}
 """What is imported, and the package that has it."""

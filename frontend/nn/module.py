@@ -25,7 +25,7 @@ class Declared(Operators):
     """Base of parameters and buffers: a shape, an optional fixed dtype and an initialiser ``init(key, shape)``."""
 
     def __init__(self, shape: int | tuple[int, ...], init: Init | float = 0.0, dtype: Any = None) -> None:
-        self.shape: Shape = types.static(shape if isinstance(shape, Iterable) else (shape,))
+        self.shape: Shape = types.static_shape(shape if isinstance(shape, Iterable) else (shape,))
         self.init: Init = init if callable(init) else initialisers.Constant(float(init))
         self.fixed: DType | None = None if dtype is None else types.dtype(dtype)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import errno
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...backends import base
+from ...backends.cuda.devices import NAME as DEVICE_NAME
 from ...ir import IRError, Module, print_module, save
 from ...ir.files import write_atomically
 from ...ir.source import boundary
@@ -63,7 +63,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 def check_device(name: str) -> None:
     """Raise ``UsageError`` for what names no device."""
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+    if not DEVICE_NAME.fullmatch(name):
         raise UsageError(f"--device {name}: it is cpu, cuda or cuda:N")
 
 
