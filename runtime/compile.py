@@ -15,6 +15,7 @@ from ..frontend.transforms import trace
 from ..ir.record import current_frame
 from ..ir.source import public
 from ..ir.types import TensorType, bool_, f32, f64, i64, type_of
+from .recorded import repeatable
 
 
 class Compiled:
@@ -39,7 +40,10 @@ class Compiled:
         if types not in self.artifacts:
             dtype = f64 if any(t.dtype is f64 for t in types) else f32
             module = trace(self.function, *types, dtype=dtype)
-            self.artifacts[types] = compile_module(self.backend, module, next(iter(module.functions)), self.device)
+            name = next(iter(module.functions))
+            shown = getattr(self.function, "__name__", "the function")
+            repeatable(module[name], lambda: trace(self.function, *types, dtype=dtype)[name], shown)
+            self.artifacts[types] = compile_module(self.backend, module, name, self.device)
         return self.artifacts[types]
 
     def _type(self, array: Any) -> TensorType:

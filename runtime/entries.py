@@ -16,6 +16,7 @@ from ..ir import Builder, Frame, Function, GraphBuilder, Mark, ShapeError, Tenso
 from ..ir.record import here, located
 from ..ir.source import boundary, location
 from ..ir.types import Array, DType, f64, i64, key
+from .recorded import repeatable
 
 STEP = "optimizer/step"
 ENTRIES = ("forward", "loss", "train_step")
@@ -31,6 +32,8 @@ class Declarations:
         self.aliases: dict[str, str] = {}
         self.names: dict[int, str] = {}
         self.modules: dict[int, str] = {}
+        self.held: dict[str, Module | Declared] = dict(model.walk())
+        """Every module, parameter and buffer by path."""
         for path, item in model.walk():
             if isinstance(item, Module):
                 self.modules.setdefault(id(item), path)
@@ -250,5 +253,17 @@ def state_types(setting: Setting) -> dict[str, TensorType]:
 
 
 def function_of(setting: Setting, entry: str, mode: str, types: Sequence[TensorType], grads: bool = False) -> Function:
-    """The traced IR of an entry for a batch of the given types."""
-    return record(setting, entry, mode, [(t, None) for t in types], GraphBuilder(), grads=grads)
+    """The traced IR of an entry for a batch of the given types.
+
+    The model's part is recorded twice.  Raises ``TraceError`` where the two recordings differ.
+    """
+    batch = [(t, None) for t in types]
+    made = record(setting, entry, mode, batch, GraphBuilder(), grads=grads)
+    return checked(made, setting, entry, mode, types)
+
+
+def checked(made: Function, setting: Setting, entry: str, mode: str, types: Sequence[TensorType]) -> Function:
+    """A recorded entry whose model gives the same ops when it is recorded again; else ``TraceError``."""
+    forward, batch = "loss" if entry == "train_step" else entry, [(t, None) for t in types]
+    name = f"{type(setting.declared.model).__name__}.forward"
+    return repeatable(made, lambda: record(setting, forward, mode, batch, GraphBuilder()), name)

@@ -1,13 +1,47 @@
-"""``guard="nonfinite"``: finding the op that first made a NaN or an infinity."""
+"""Guards: checks of a run that are off unless asked for.
+
+``nonfinite`` finds the op that first made a NaN or an infinity; ``recorded`` records a program again from time to time and compares.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..ir import Function, NonFiniteError, Value
 from ..ir.types import Array
+
+RECORDED_EVERY = 64
+"""Calls between two checks of the guard ``recorded``, unless it says another number."""
+RULE = "it is 'nonfinite', 'recorded' or 'recorded:N' for a check every N calls, two of them joined by a comma, or None"
+
+
+@dataclass(frozen=True)
+class Guards:
+    """Which checks are on: ``nonfinite``, and after how many calls ``recorded`` compares again (0: never)."""
+
+    nonfinite: bool = False
+    recorded: int = 0
+
+    @classmethod
+    def of(cls, text: str | None) -> Guards:
+        """The guards of a setting; raises ``ValueError`` for one that there is not."""
+        guards: dict[str, int] = {}
+        for word in [] if text is None else str(text).split(","):
+            found = re.fullmatch(r"(nonfinite)|(recorded)(?::([1-9][0-9]{0,8}))?", word)
+            if found is None:
+                raise ValueError(f"guard={text!r}: {RULE}")
+            guards[found[1] or found[2]] = int(found[3] or RECORDED_EVERY)
+        return cls("nonfinite" in guards, guards.get("recorded", 0))
+
+    def is_due(self, call: int) -> bool:
+        """Whether the program of a call, counted from 1, is to be recorded again and compared: also at calls 2, 4, 8, ... at first."""
+        return bool(self.recorded) and (
+            call % self.recorded == 0 or (call < self.recorded and call & (call - 1) == 0 and call > 1)
+        )
 
 
 def is_finite(array: Array) -> bool:

@@ -6,7 +6,7 @@ which gives the bits that the interpreter gives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,15 @@ from ..backends import get, kernels
 from ..backends.base import compile_module
 from ..backends.eager import Tape
 from ..backends.eager.interpret import run
+from ..frontend.nn.module import Declared
 from ..frontend.tensor import Tensor
 from ..ir import Builder, Frame, Function, GraphBuilder, Module, TensorType, TraceError, Value, frame, philox
+from ..ir.source import location
 from ..ir.types import Array, DType, f32, f64, key
 from ..passes.fuse import form_of
 from ..passes.rewrite import splat_of
 from .entries import STEP, Setting
+from .recorded import drawing_line, generator_states
 
 COMPILED = 1 << 20
 """Elements, of all parameters that are drawn alike, from which their initialiser is compiled."""
@@ -29,6 +32,7 @@ COMPILED = 1 << 20
 def first_state(setting: Setting, seed: Array) -> dict[str, Array]:
     """Every state array by name, for the words of a seed's key."""
     declared = {**setting.declared.parameters, **setting.declared.buffers}
+    before = generator_states()
     types = setting.declared.types(setting.dtype)
     arrays: dict[str, Array] = {}
     alike: dict[object, list[tuple[str, Function, Array]]] = {}
@@ -39,6 +43,8 @@ def first_state(setting: Setting, seed: Array) -> dict[str, Array]:
             alike.setdefault(form_of(made), []).append((name, made, seeded))
         else:
             arrays[name] = made
+    if generator_states() != before:
+        _refuse_draws(declared)
     for drawn in alike.values():
         arrays.update(_drawn(drawn))
     found: dict[str, Array] = {}
@@ -53,6 +59,18 @@ def first_state(setting: Setting, seed: Array) -> dict[str, Array]:
         found.update({f"optimizer/{slot}/{name}": _constant(graph, value) for slot, value in slots.items()})
     found[STEP] = np.zeros((), np.int64)
     return found
+
+
+def _refuse_draws(declared: Mapping[str, Declared]) -> None:
+    """Raise ``TraceError`` for an initialiser that moves a global generator; other threads may have moved one too."""
+    for name, item in declared.items():
+        line = drawing_line(lambda item=item: _traced(item, np.zeros(2, np.uint32), f64))
+        if line is not None:
+            raise TraceError(
+                f"the initialiser of {name} draws from a generator of NumPy or Python, so its values do not follow from the seed\n"
+                "  remedy: nn.init.Normal, or tp.ops.random_normal(shape, key=key) in an initialiser of your own",
+                location(*line, ""),
+            )
 
 
 def _traced(item: Any, seeded: Array, dtype: DType) -> Function | Array:

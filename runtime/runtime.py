@@ -18,8 +18,10 @@ from ..backends.eager import Tape, host_or
 from ..backends.eager.interpret import HOST
 from ..backends.state import state_on
 from ..frontend.convert import to_array
-from ..frontend.nn import Module, Objective, objective
+from ..frontend.nn import Module
+from ..frontend.nn import objective as objective_of
 from ..frontend.nn.losses import OBJECTIVES
+from ..frontend.nn.module import ASSIGNMENTS
 from ..frontend.optim import OPTIMIZERS, SGD, Optimizer
 from ..ir import (
     BackendError,
@@ -32,9 +34,11 @@ from ..ir import Module as IRModule
 from ..ir.source import public, user_line
 from ..ir.types import Array, DType, bf16, dtype, f32, f64, key, type_of
 from . import checkpoint
-from .entries import STEP, Declarations, Setting, function_of, record, state_types
-from .guard import is_finite, nonfinite_error
+from .entries import STEP, Declarations, Setting, checked, function_of, record, state_types
+from .fixed import Fixed
+from .guard import Guards, is_finite, nonfinite_error
 from .initial import first_state
+from .recorded import Attributes, difference, note_again, replaced
 from .reference import wide_values
 
 FORMAT = 1
@@ -42,6 +46,10 @@ IGNORED = "num_batches_tracked"
 
 
 NUMERICS = ("exact", "fast")
+EARLIER = 4
+"""Programs that are kept for one entry and batch type, besides the current one, in case attributes of modules change back."""
+Form = tuple[Any, ...]
+"""An entry with the shapes and dtypes of a batch."""
 
 
 class Key(NamedTuple):
@@ -101,11 +109,21 @@ class Artifact:
     """An entry compiled for one batch type."""
 
     function: Function
+    types: tuple[TensorType, ...]
     executable: Executable
     call: Bound
     takes_key: bool
     unchanged: tuple[str, ...]
     """State that the entry does not update."""
+
+
+class Chosen(NamedTuple):
+    """What ``configure`` can change about how entries run."""
+
+    backend: Backend
+    numerics: str
+    guard: str | None
+    guards: Guards
 
 
 def runtime_dtype(spelling: Any) -> DType:
@@ -119,12 +137,17 @@ def runtime_dtype(spelling: Any) -> DType:
     return chosen
 
 
-class Runtime:
+class Runtime(Fixed):
     """A model with its state.
 
-    ``backend="eager"`` runs the model's Python on a tape; others compile each entry once per batch type.  A step that fails
-    leaves everything as it was.
+    ``backend="eager"`` runs the model's Python on a tape; others compile each entry once per batch type, and again where an attribute
+    of a module has changed what is recorded.  A step that fails leaves everything as it was.
     """
+
+    SETTABLE = ("mode",)
+    REMEDY = (
+        "rt.configure(optimizer=..., objective=..., backend=..., numerics=..., guard=...); all else takes a new Runtime"
+    )
 
     def __init__(
         self,
@@ -145,19 +168,26 @@ class Runtime:
         if optimizer is not None and not isinstance(optimizer, Optimizer):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"optimizer={optimizer!r}: it is an optimizer such as optim.Adam(lr=1e-3)")
         self.name = name
-        self.setting = Setting(Declarations(model), _objective(objective), optimizer or SGD(), runtime_dtype(dtype))
+        chosen = objective_of(objective, user_line(2))
+        self.setting = Setting(Declarations(model), chosen, optimizer or SGD(), runtime_dtype(dtype))
         self.device = device
         self.seed = int(seed)
-        self.mode = "train"
-        self.tape: Tape | None = None
-        """Under the eager backend, the tape of the last call."""
+        self._mode = "train"
+        self._tape: Tape | None = None
         self.artifacts: dict[Key, Executable] = {}
-        self._compiled: dict[tuple[Any, ...], Artifact] = {}
+        self._compiled: dict[Form, Artifact] = {}
+        self._earlier: dict[Form, list[Artifact]] = {}
+        self._changes: list[str] = []
+        self._attributes: Attributes | None = None
+        self._assignments = ASSIGNMENTS[0]
+        self._checked: set[tuple[str, bool]] = set()
+        self._calls = self._again = 0
         self._key = philox.key_of_seed(self.seed)
         self._choose(backend, numerics, guard)
         self._on: Any = host_or(device)
         self._state = state_on(device, state_types(self.setting))
         self._state.load(first_state(self.setting, self._key))
+        self._made = True
 
     # Construction and settings
 
@@ -171,8 +201,27 @@ class Runtime:
         reason = chosen.unavailable(self.device)
         if reason is not None:
             raise BackendError(f"backend {backend!r} cannot use device {self.device!r}: {reason}")
-        self.backend: Backend = chosen
-        self.numerics, self.guard = numerics, guard
+        self._chosen = Chosen(chosen, numerics, guard, Guards.of(guard))
+
+    @property
+    def backend(self) -> Backend:
+        """What runs the entries."""
+        return self._chosen.backend
+
+    @property
+    def numerics(self) -> str:
+        """``exact`` or ``fast``."""
+        return self._chosen.numerics
+
+    @property
+    def guard(self) -> str | None:
+        """The checks that are on."""
+        return self._chosen.guard
+
+    @property
+    def tape(self) -> Tape | None:
+        """Under the eager backend, the tape of the last call."""
+        return self._tape
 
     def configure(self, **changes: Any) -> Runtime:
         """Change ``optimizer`` (one with the same slots), ``objective``, ``backend``, ``numerics`` or ``guard``."""
@@ -186,15 +235,15 @@ class Runtime:
                 raise ValueError("the new optimizer keeps other state; make a new Runtime")
             setting = replace(setting, optimizer=changes["optimizer"])
         if "objective" in changes:
-            setting = replace(setting, objective=_objective(changes["objective"]))
+            setting = replace(setting, objective=objective_of(changes["objective"], user_line(2)))
         self._choose(
             changes.get("backend", self.backend.name),
             changes.get("numerics", self.numerics),
             changes.get("guard", self.guard),
         )
-        self.setting = setting
-        self.artifacts.clear()
-        self._compiled.clear()
+        object.__setattr__(self, "setting", setting)
+        for held in (self.artifacts, self._compiled, self._earlier, self._checked):
+            held.clear()
         return self
 
     # Running
@@ -224,8 +273,10 @@ class Runtime:
         return Loss(self._run("train_step", batch, commit=True)[0])
 
     def _run(self, entry: str, batch: Sequence[Any], commit: bool = False) -> tuple[Array, ...]:
+        if ASSIGNMENTS[0] != self._assignments:
+            self._follow()
         arrays = [self._prepare(x) for x in batch]
-        return (self._run_tape if self.backend.name == "eager" else self._run_compiled)(entry, arrays, commit)
+        return (self._run_tape if self._chosen.backend.name == "eager" else self._run_compiled)(entry, arrays, commit)
 
     def _prepare(self, x: Any) -> Any:
         """Data at the boundary: floating arrays take the runtime's dtype, integers and bools keep theirs.
@@ -242,26 +293,48 @@ class Runtime:
             array = array.astype(wanted)
         return array
 
+    def _follow(self) -> None:
+        """After an attribute of some module was assigned: what is not recorded from this model as it is now is recorded again.
+
+        Raises ``TraceError`` where a parameter, buffer or module is another object than the runtime was made with.
+        """
+        declared = self.setting.declared
+        error = replaced(declared.held, declared.model)
+        if error is not None:
+            raise error
+        self._assignments = ASSIGNMENTS[0]
+        changes = self._attributes.changes(declared.model) if self._attributes is not None else []
+        if changes:
+            self._changes, self._attributes = changes, Attributes(declared.model)
+            for form, artifact in self._compiled.items():
+                kept = [a for a in self._earlier.get(form, ()) if a is not artifact]
+                self._earlier[form] = [artifact, *kept][:EARLIER]
+            self._compiled.clear()
+
     def _record(self, entry: str, arrays: Sequence[Array], tape: Tape) -> Function:
         name, mode = _entry_and_mode(entry)
         batch = [(_type(a), a) for a in arrays]
         grads = entry.startswith("grads")
         function = record(self.setting, name, mode, batch, tape, self._state.array, self._key, grads)
+        if (entry, grads) not in self._checked and not tape.read_by:
+            self._checked.add((entry, grads))
+            checked(function, self.setting, name, mode, [t for t, _ in batch])
+        self._assignments = ASSIGNMENTS[0]
         tape.layout = (function.name, list(zip(function.arguments, function.roles, strict=True)),
                        list(zip(function.results, function.marks, strict=True)), function.attrs)  # fmt: skip
         return function
 
     def _run_tape(self, entry: str, arrays: Sequence[Array], commit: bool) -> tuple[Array, ...]:
-        self.tape = Tape(self._on)
+        self._tape = Tape(self._on)
         kept = [a if isinstance(a, DeviceArray) else np.array(a) for a in arrays]
-        function = self._record(entry, kept, self.tape)
+        function = self._record(entry, kept, self._tape)
         on_device = any(isinstance(a, DeviceArray) for a in arrays)
         outputs = tuple(
             v.array if on_device else np.array(v.array)
             for v, m in zip(function.results, function.marks, strict=True)
             if m is None or m.kind == "grad"
         )
-        if self.guard and (error := nonfinite_error(function)):
+        if self._chosen.guards.nonfinite and (error := nonfinite_error(function)):
             raise error
         if commit:
             updates = {
@@ -276,9 +349,12 @@ class Runtime:
         form = (entry, *[(a.shape, a.dtype) for a in arrays])
         artifact = self._compiled.get(form)
         if artifact is None:
-            artifact = self._compiled[form] = self._compile(entry, tuple([_type(a) for a in arrays]))
+            artifact = self._compiled[form] = self._compile(entry, form, tuple([_type(a) for a in arrays]))
+        guards = self._chosen.guards
+        if guards.recorded:
+            self._check_recorded(entry, artifact)
         outputs = artifact.call(*arrays, self._key) if artifact.takes_key else artifact.call(*arrays)
-        if self.guard and not (
+        if guards.nonfinite and not (
             all(map(is_finite, outputs))
             and all(is_finite(self._state.next(n)) for n in self._state.types if n not in artifact.unchanged)
         ):
@@ -289,11 +365,31 @@ class Runtime:
             self._state.commit(artifact.unchanged)
         return outputs
 
-    def _compile(self, entry: str, types: tuple[TensorType, ...]) -> Artifact:
-        begin = time.perf_counter()
+    def _traced(self, entry: str, types: Sequence[TensorType]) -> Function:
         name, mode = _entry_and_mode(entry)
         function = function_of(self.setting, name, mode, types, grads=entry.startswith("grads"))
-        options = {"in_place": entry == "train_step" and self.guard is None, "numerics": self.numerics}
+        self._assignments = ASSIGNMENTS[0]
+        return function
+
+    def _check_recorded(self, entry: str, artifact: Artifact) -> None:
+        """Under the guard ``recorded``, now and then: raise ``TraceError`` where recording again gives another program."""
+        self._calls += 1
+        if self._chosen.guards.is_due(self._calls):
+            found = difference(artifact.function, self._traced(entry, artifact.types))
+            if found is not None:
+                raise found.error(f"@{artifact.function.name} was recorded from Python values that have changed since")
+
+    def _compile(self, entry: str, form: Form, types: tuple[TensorType, ...]) -> Artifact:
+        begin = time.perf_counter()
+        function = self._traced(entry, types)
+        self._attributes = Attributes(self.setting.declared.model)
+        for artifact in self._earlier.get(form, ()):
+            if difference(artifact.function, function) is None:
+                return artifact
+        if form in self._earlier:
+            self._again += 1
+            note_again(function.name, self._changes, self._again)
+        options = {"in_place": entry == "train_step" and not self._chosen.guards.nonfinite, "numerics": self.numerics}
         executable = compile_module(self.backend, IRModule(self.name, [function]), function.name, self.device, options)
         executable.compile_seconds = time.perf_counter() - begin
         self.artifacts[Key(entry, types, self.numerics, self.guard)] = executable
@@ -301,6 +397,7 @@ class Runtime:
         unchanged = tuple(n for n in self._state.types if n not in updated)
         return Artifact(
             function,
+            types,
             executable,
             executable.bind(self._state),
             any(v.type.dtype is key for v in function.inputs()),
@@ -351,6 +448,17 @@ class Runtime:
 
     # Mode
 
+    @property
+    def mode(self) -> str:
+        """``train`` or ``eval``."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        if mode not in ("train", "eval"):
+            raise ValueError(f"mode {mode!r} is not known; train or eval")
+        self._mode = mode
+
     def train(self) -> Runtime:
         """Switch to train mode."""
         self.mode = "train"
@@ -364,8 +472,6 @@ class Runtime:
     @contextmanager
     def in_mode(self, mode: str) -> Generator[Runtime]:
         """Inside the block the runtime is in ``mode``."""
-        if mode not in ("train", "eval"):
-            raise ValueError(f"mode {mode!r} is not known; train or eval")
         before, self.mode = self.mode, mode
         try:
             yield self
@@ -505,8 +611,7 @@ def check_choices(numerics: str, guard: str | None) -> None:
     """Raise ``ValueError`` for numerics or a guard that there is none of."""
     if numerics not in NUMERICS:
         raise ValueError(f"numerics={numerics!r}: it is {' or '.join(NUMERICS)}")
-    if guard not in (None, "nonfinite"):
-        raise ValueError(f"guard={guard!r}: it is 'nonfinite' or None")
+    Guards.of(guard)
 
 
 def entries_module(setting: Setting, name: str, types: Sequence[TensorType]) -> IRModule:
@@ -522,10 +627,6 @@ def entries_module(setting: Setting, name: str, types: Sequence[TensorType]) -> 
 def _type(array: Any) -> TensorType:
     """The type of an array on the host or a device."""
     return array.type if isinstance(array, DeviceArray) else type_of(array)
-
-
-def _objective(spec: Any) -> Objective:
-    return spec if isinstance(spec, Objective) else objective(spec, user_line(3))
 
 
 def _entry_and_mode(entry: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from ..ir.errors import CheckpointError, DataError, IRError
 from ..ir.source import public, user_line
 from . import checkpoint
 from .data import Dataset, Loader
+from .fixed import Fixed
 from .memory import MemoryWatch, peak_memory, watch_every
 from .progress import Reporter, RunLog
 from .runtime import FORMAT, Loss, Runtime, check_choices, runtime_dtype
@@ -39,7 +40,7 @@ class Config:
     dtype: str = "float32"
     backend: str = "eager"
     device: str = "cpu"
-    objective: str | Callable[[Any, Any], Any] = "mse"
+    objective: str | Callable[[Any, Any], Any] | Objective = "mse"
     optimizer: Optimizer = field(default_factory=lambda: SGD(lr=0.01))
     seed: int = 0
     numerics: str = "exact"
@@ -139,12 +140,13 @@ class Evaluation:
         return "  ".join([f"loss {self.loss:.4f}", *(f"{name} {value:.4f}" for name, value in self.metrics.items())])
 
 
-class Trained:
+class Trained(Fixed):
     """A trained model: its runtime and what training reported."""
 
     def __init__(self, runtime: Runtime, report: Report) -> None:
         self.runtime = runtime
         self.report = report
+        self._made = True
 
     @public
     def eval(self, dataset: Dataset) -> Evaluation:
@@ -197,8 +199,13 @@ def _in_step(started: int, now: int) -> Generator[None]:
         raise
 
 
-class Advanced:
+class Advanced(Fixed):
     """The training machinery opened up, for custom loops: a runtime, single steps, modes, loaders and callbacks."""
+
+    SETTABLE = ("callbacks",)
+    REMEDY = (
+        "Trainer.Config and Trainer.TrainOptions hold the settings; trainer.runtime.configure(...) changes one later"
+    )
 
     def __init__(self, model: Module, config: Config | None = None, name: str = "model") -> None:
         self.config = config or Config()
@@ -208,6 +215,7 @@ class Advanced:
             model, objective=c.chosen_objective, optimizer=c.optimizer, dtype=c.dtype, backend=c.backend, device=c.device, seed=c.seed,
             numerics=c.numerics, guard=c.guard, name=name,
         )  # fmt: skip
+        self._made = True
 
     def step(self, batch: Sequence[Any]) -> Loss:
         """One update on a batch (inputs, then target)."""
@@ -215,8 +223,6 @@ class Advanced:
 
     def set_mode(self, mode: str) -> None:
         """Switch the runtime to ``train`` or ``eval``."""
-        if mode not in ("train", "eval"):
-            raise ValueError(f"mode {mode!r} is not known; train or eval")
         self.runtime.mode = mode
 
     def in_mode(self, mode: str) -> AbstractContextManager[Runtime]:
@@ -334,8 +340,11 @@ class Advanced:
         return Report(done, before, after, seconds, done / seconds if seconds else 0.0, peak_memory())
 
 
-class Trainer:
+class Trainer(Fixed):
     """``Trainer.new(model, Trainer.Config(...)).train(data, Trainer.TrainOptions(...))``."""
+
+    SETTABLE = ("model", "config", "name")
+    REMEDY = "Trainer.Config and Trainer.TrainOptions hold the settings"
 
     Config = Config
     TrainOptions = TrainOptions
@@ -345,6 +354,7 @@ class Trainer:
         self.model = model
         self.config = config or Config()
         self.name = name
+        self._made = True
 
     @classmethod
     def new(cls, model: Module, config: Config | None = None) -> Trainer:

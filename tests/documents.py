@@ -39,7 +39,7 @@ def execute(command: str, folder: Path) -> str:
     words = ["bash", "-c", f"{{ {command}\n}} 2>&1"]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stdout, done
-    return TIME.sub("0.00 ms", done.stdout)
+    return TIME.sub("0.00 ms", done.stdout).replace(f"{folder}{os.sep}", "")
 
 
 def _row(name: str, thing: Any, alone: bool) -> str:

@@ -33,8 +33,9 @@ def check(path: Path, now: str, request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the documents' commands are written for bash")
-def test_how_it_works_shows_real_output(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    path = DOCS / "how-it-works.md"
+@pytest.mark.parametrize("name", ["how-it-works.md", "recorded-once.md"])
+def test_documents_show_real_output(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    path = DOCS / name
     check(path, rerun(path.read_text("utf-8"), tmp_path), request)
 
 

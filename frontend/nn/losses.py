@@ -21,9 +21,18 @@ class Objective:
 
     name: str
     loss: Loss
-    metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
+    metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric], hash=False)
     line: tuple[str, int] | None = None
     """The user's line that chose the objective."""
+
+    def __post_init__(self) -> None:
+        if not callable(self.loss):
+            raise TypeError(f"Objective({self.name!r}): loss is a function (prediction, target), not {self.loss!r}")
+        for name, metric in self.metrics.items():
+            if not callable(metric):
+                raise TypeError(
+                    f"Objective({self.name!r}): metric {name!r} is a function (prediction, target), not {metric!r}"
+                )
 
     @property
     def built_in(self) -> bool:
@@ -44,13 +53,17 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-def objective(spec: str | Loss, line: tuple[str, int] | None = None) -> Objective:
+def objective(spec: str | Loss | Objective, line: tuple[str, int] | None = None) -> Objective:
     """The objective of a name or of a function ``(prediction, target) -> scalar``, chosen at a user's line.
 
-    Raises ``ValueError`` for an unknown name.
+    Raises ``ValueError`` for an unknown name and ``TypeError`` for anything else.
     """
+    if isinstance(spec, Objective):
+        return spec if spec.line is not None else replace(spec, line=line)
     if callable(spec):
         return Objective(getattr(spec, "__name__", "objective"), spec, line=line)
+    if not isinstance(spec, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"objective={spec!r}: it is one of {', '.join(OBJECTIVES)}, a function or an nn.Objective")
     if spec not in OBJECTIVES:
         raise ValueError(f"objective {spec!r} is not known; one of {', '.join(OBJECTIVES)}, or a function")
     return replace(OBJECTIVES[spec], line=line)

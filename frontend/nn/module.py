@@ -7,7 +7,8 @@ op meets asks the active frame for its value.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from itertools import count
+from typing import Any, ClassVar
 
 from ...ir import types
 from ...ir.errors import ShapeError, TraceError
@@ -19,6 +20,9 @@ from ..tensor import Operators
 from . import init as initialisers
 
 Init = Callable[[Any, Shape], Any]
+_numbers = count(1)
+ASSIGNMENTS = [0]
+"""A number that is another one after each assignment to an attribute of any module."""
 
 
 class Declared(Operators):
@@ -71,13 +75,37 @@ class Module:
 
     _made_at: tuple[str, int] | None = None
     """The user's line that made it."""
+    _assigned_at: dict[str, tuple[str, int] | None]
+    """For each attribute that was assigned again, the user's line of the last assignment."""
+    INTERNAL: ClassVar = ("_made_at", "_assigned_at")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
         object.__setattr__(self, "_made_at", user_line(2))
+        object.__setattr__(self, "_assigned_at", {})
         return self
 
     forward: Callable[..., Any]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute.  Programs that were recorded from the module are recorded again where that matters.
+
+        Raises ``TraceError`` inside ``forward`` for a name that holds a parameter or buffer.
+        """
+        held = vars(self)
+        if name in held:
+            if held[name] is value:
+                return
+            if isinstance(held[name], Declared) and current_frame() is not None:
+                raise _assigned_in_forward(self, name, held[name])
+            self._assigned_at[name] = user_line(2)
+        ASSIGNMENTS[0] = next(_numbers)
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._assigned_at[name] = user_line(2)
+        ASSIGNMENTS[0] = next(_numbers)
+        object.__delattr__(self, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         active = current_frame()
@@ -109,7 +137,7 @@ class Module:
 
     def children(self) -> Iterator[tuple[str, Any]]:
         """Declared parameters, buffers and modules with their attribute paths, in attribute order; containers are entered."""
-        stack: list[tuple[str, Any]] = [(k, v) for k, v in reversed(vars(self).items())]
+        stack: list[tuple[str, Any]] = [(k, v) for k, v in reversed(vars(self).items()) if k not in self.INTERNAL]
         while stack:
             name, item = stack.pop()
             if isinstance(item, (Declared, Module)):
@@ -149,6 +177,24 @@ class Module:
             if isinstance(item, Module) and not any(item is m for m in above):
                 own.append(f"{name}={item._shown(above)}")
         return f"{type(self).__name__}({', '.join(own)})"
+
+
+def _assigned_in_forward(module: Module, name: str, held: Declared) -> TraceError:
+    kind, owner = type(held).__name__, type(module).__name__
+    remedy = (
+        f"self.{name}.assign(value) gives it a new value, which a training step keeps"
+        if isinstance(held, Buffer)
+        else "the optimizer changes parameters; an nn.Buffer has assign(value)"
+    )
+    return TraceError(
+        f"{owner}.{name} is a {kind}, and assigning to the name while the model runs would lose the value\n  remedy: {remedy}",
+        here(),
+    )
+
+
+def assigned_at(module: Module, name: str) -> tuple[str, int] | None:
+    """The user's line that last assigned an attribute anew or deleted it; None where that never happened."""
+    return module._assigned_at.get(name)  # pyright: ignore[reportPrivateUsage]
 
 
 def line_of(module: Module) -> tuple[str, int] | None:

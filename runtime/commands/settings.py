@@ -72,7 +72,6 @@ def settings(config: Config, options: TrainOptions, flags: Mapping[str, Any]) ->
     given = {k: v for k, v in flags.items() if v is not None}
     lr = given.pop("lr", None)
     choice("--backend", given.get("backend"), base.available())
-    choice("--guard", given.get("guard"), ["nonfinite"])
     choice("--numerics", given.get("numerics"), NUMERICS)
     check_device(str(given.get("device", "cpu")))
     try:

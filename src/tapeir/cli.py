@@ -58,7 +58,12 @@ BatchSize = Annotated[int | None, typer.Option(help="Rows of one minibatch.")]
 Lr = Annotated[float | None, typer.Option(help="Learning rate of the model file's optimizer.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of initialisation, dropout and shuffling.")]
 Numerics = Annotated[str | None, typer.Option(help="exact, or fast: sums in another order and contraction allowed.")]
-Guard = Annotated[str | None, typer.Option(help="nonfinite: stop at the op that first makes a NaN or infinity.")]
+Guard = Annotated[
+    str | None,
+    typer.Option(
+        help="nonfinite: stop at the op that first makes a NaN or infinity. recorded: check that the model still records the same program."
+    ),
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another field of Config or TrainOptions.")
 ]
