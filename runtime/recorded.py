@@ -210,13 +210,8 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, list) and isinstance(b, list):
         pair = cast(tuple[list[Any], list[Any]], (a, b))
         return len(pair[0]) == len(pair[1]) and all(map(_equal, *pair))
-    exact = _exact(a)
-    return a is b or (exact is not None and exact == _exact(b))
-
-
-def _exact(value: Any) -> tuple[type, str] | None:
-    """A plain value for comparison, None for any other: 0.0 and -0.0, and 1 and True, are different."""
-    return (type(value), repr(value)) if isinstance(value, PLAIN) else None
+    plain = isinstance(a, PLAIN) and type(a) is type(b)  # by type and text, because 1 == True and 0.0 == -0.0
+    return a is b or (plain and repr(a) == repr(b))
 
 
 def _brief(value: Any) -> str:
