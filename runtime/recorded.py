@@ -203,15 +203,21 @@ def _kept(value: Any, above: tuple[int, ...] = ()) -> Any:
     return value
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: object, b: object) -> bool:
+    if a is b or _equal_plain(a, b):
+        return True
     if isinstance(a, dict) and isinstance(b, dict):
         first, second = cast(dict[Any, Any], a), cast(dict[Any, Any], b)
         return first.keys() == second.keys() and all(_equal(v, second[k]) for k, v in first.items())
     if isinstance(a, list) and isinstance(b, list):
         pair = cast(tuple[list[Any], list[Any]], (a, b))
         return len(pair[0]) == len(pair[1]) and all(map(_equal, *pair))
-    plain = isinstance(a, PLAIN) and type(a) is type(b)  # by type and text, because 1 == True and 0.0 == -0.0
-    return a is b or (plain and repr(a) == repr(b))
+    return False
+
+
+def _equal_plain(a: object, b: object) -> bool:
+    """By type and text, because 1 == True and 0.0 == -0.0."""
+    return isinstance(a, PLAIN) and type(a) is type(b) and repr(a) == repr(b)
 
 
 def _brief(value: Any) -> str:

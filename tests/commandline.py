@@ -30,8 +30,10 @@ def report(trained):
     print("report", trained.runtime.step_count, tp.args())
 """
 
-NEEDED = ("PATH", "LD_LIBRARY_PATH", "CUDA", "NVIDIA")
-"""Beginnings of the names of variables that a command is given: what finds Python's packages and the libraries of a device."""
+NEEDED = ("PATH", "LD_LIBRARY_PATH", "CUDA", "NVIDIA", "TAPEIR_PATIENCE")
+"""Beginnings of the names of variables that a command is given: what finds Python's packages and the libraries of a device, and how
+long compiling goes on without a line about it.
+"""
 
 HEADER = "import numpy as np\nimport tapeir as tp\nfrom tapeir import nn\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,13 @@ else:
 
 # Not the user's cache: tests compile thousands of kernels.
 os.environ.setdefault("TAPEIR_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "tapeir"))
+
+# No line about long compilation, however busy the machine is.
+os.environ.setdefault("TAPEIR_PATIENCE", "1e9")
+
+# Ctrl-C as in a terminal, also under nohup and behind a shell's &.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,8 +31,8 @@ from ..state import State, aligned_bytes
 from .llvm_target import Program
 from .memory import Ref, window
 
-PATIENCE = 1.0
-"""Seconds after which a line tells what is being compiled."""
+PATIENCE = "TAPEIR_PATIENCE"
+"""The environment variable that holds the seconds after which a line says what is being compiled; 1 where it is not set."""
 
 
 class ProgramKey(NamedTuple):
@@ -168,9 +169,9 @@ def image_of(made: Program, begin: float) -> Image:
     """Compile a generated program.  After a second a line says what takes so long; ``begin`` is when the user began to wait."""
     f, texts = made.function, list(made.kernels.values())
     objects: list[bytes] = []
-    said = False
+    said, patience = False, float(os.environ.get(PATIENCE, 1.0))
     for n, text in enumerate(texts):
-        if not said and time.perf_counter() - begin > PATIENCE:
+        if not said and time.perf_counter() - begin > patience:
             print(f"compiling @{f.name} of {made.module.name}: kernel {n} of {len(texts)}", file=sys.stderr)
             said = True
         objects.append(engine.object_of(text, about=f"kernel of @{f.name}, {made.module.name}"))

@@ -41,11 +41,17 @@ module @m {
 LINE = next(n for n, line in enumerate(MODEL.split("\n"), 1) if "nn.ReLU()" in line)
 
 
+def _costs_nothing(*given: object) -> float:
+    return 0.0
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(fill(tmp_path))
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(profiling, "MOST", 6)
+    # On a busy machine timing itself may take longer than a small kernel, whose time and rate would be 0.
+    monkeypatch.setattr(profiling, "_cost_of_timing", _costs_nothing)
     (tmp_path / "text.ir").write_text(TEXT)
     return tmp_path
 
@@ -94,8 +100,7 @@ def test_every_op_of_a_model_is_in_a_kernel(folder: Path, table: str, backend: s
     assert found.call is not None
     assert len(calls) >= profiling.WARM_UP + profiling.FEWEST
     if backend == "compiled":
-        assert all(k.seconds >= 0 for k in found.kernels)
-        assert sum(k.seconds > 0 for k in found.kernels) >= len(found.kernels) // 2
+        assert all(k.seconds > 0 for k in found.kernels)
 
 
 def test_profiling_leaves_no_trace(folder: Path) -> None:

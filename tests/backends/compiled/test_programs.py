@@ -150,13 +150,11 @@ def test_the_second_time_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest
 def test_a_line_says_what_is_compiled_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tapeir.backends.compiled import llvm_program
-
     monkeypatch.setenv("TAPEIR_CACHE", str(tmp_path))
     losses()
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("TAPEIR_CACHE", "off")
-    monkeypatch.setattr(llvm_program, "PATIENCE", 0.0)
+    monkeypatch.setenv("TAPEIR_PATIENCE", "0")
     losses()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("compiling @train_step of model: kernel 0 of ")
