@@ -395,9 +395,10 @@ def _choose() -> tuple[Table, str | None]:
     if find_spec("llvmlite") is None:
         return Table(), "llvmlite is not installed (pip install llvmlite)"
     from .native import blas as native_blas
+    from .native import self_test
     from .native.table import NativeTable
 
-    reason = native_blas.unavailable()
+    reason = native_blas.unavailable() or self_test.fault()
     return (NativeTable(), None) if reason is None else (Table(), reason)
 
 

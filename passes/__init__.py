@@ -39,8 +39,8 @@ UNFUSED = (*OPTIMIZE, "update", "cse", "dce", "plan")
 """As ``planned``, with every op a kernel of its own: for finding the op and the rewrite that are wrong."""
 NUMPY = (*OPTIMIZE, "inline", "update", "cse", "dce", "plan")
 """What leads to a program of array calls: only updates are kernels."""
-VERSION = 13
-"""Changes whenever a pipeline may give other IR for the same input."""
+VERSION = 14
+"""Changes whenever a pipeline may give other IR, or a target another program, for the same input."""
 
 __all__ = [
     "NUMPY",

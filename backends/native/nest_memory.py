@@ -329,7 +329,11 @@ class MemoryWriter:
     def _picked_out(
         self, pointer: str, dtype: DType, offsets: Sequence[int], cover: tuple[int, list[int]], section: Section
     ) -> str:
-        """Elements at some offsets out of vectors of neighbours; lanes without an offset repeat the last."""
+        """Elements at some offsets out of vectors of neighbours; lanes without an offset are 0.
+
+        No lane of a shuffle that is not used is given an element: LLVM 20 to 22 read a wrong one for AVX-512 where a shuffle of two
+        64-bit vectors needs its first two lanes only and the others are given too.
+        """
         span, starts = cover
         kind, one = f"<{span} x {memory_type(dtype)}>", memory_type(dtype)
         parts: list[str] = []
@@ -340,22 +344,30 @@ class MemoryWriter:
                 f"  {part} = load {kind}, ptr {at}, align {item_size(dtype)}",
             ]
             parts.append(part)
-        padded = [*offsets, *[offsets[-1]] * (LANES - len(offsets))]
-        home = [next(n for n, s in enumerate(starts) if s <= at < s + span) for at in padded]
-        index = [at - starts[n] + span * (n % 2) for at, n in zip(padded, home, strict=True)]
-        halves: list[str] = []
+        unused = [None] * (LANES - len(offsets))
+        home = [next(n for n, s in enumerate(starts) if s <= at < s + span) for at in offsets]
+        index = [at - starts[n] + span * (n % 2) for at, n in zip(offsets, home, strict=True)]
+        found: list[str] = []
         for n in range(0, len(parts), 2):
-            chosen = [i if h // 2 == n // 2 else 0 for i, h in zip(index, home, strict=True)]
+            chosen = [i if h // 2 == n // 2 else None for i, h in zip(index, home, strict=True)]
             pair = parts[n], parts[n + 1] if n + 1 < len(parts) else "poison"
-            halves.append(self._shuffled(pair, kind, chosen, section))
-        if len(halves) == 1:
-            return halves[0]
-        chosen = [lane + LANES * (h // 2) for lane, h in enumerate(home)]
-        return self._shuffled((halves[0], halves[1]), f"<{LANES} x {one}>", chosen, section)
+            found.append(self._shuffled(pair, kind, [*chosen, *unused], section))
+        whole = f"<{LANES} x {one}>"
+        if len(found) > 1:
+            chosen = [lane + LANES * (h // 2) for lane, h in enumerate(home)]
+            found = [self._shuffled((found[0], found[1]), whole, [*chosen, *unused], section)]
+        if not unused:
+            return found[0]
+        name, used = self.fresh("s"), ", ".join(f"i1 {'true' if n < len(offsets) else 'false'}" for n in range(LANES))
+        section.lines.append(
+            f"  {name} = select <{LANES} x i1> <{used}>, {whole} {found[0]}, {whole} zeroinitializer"
+        )
+        return name
 
-    def _shuffled(self, pair: tuple[str, str], kind: str, chosen: Sequence[int], section: Section) -> str:
+    def _shuffled(self, pair: tuple[str, str], kind: str, chosen: Sequence[int | None], section: Section) -> str:
+        """Elements of a pair of vectors by their numbers; a lane with ``None`` is not used."""
         name = self.fresh("s")
-        mask = ", ".join(f"i32 {n}" for n in chosen)
+        mask = ", ".join(f"i32 {'poison' if n is None else n}" for n in chosen)
         section.lines.append(
             f"  {name} = shufflevector {kind} {pair[0]}, {kind} {pair[1]}, <{len(chosen)} x i32> <{mask}>"
         )
