@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import TraceError
+from .errors import TraceError, VerifyError
 from .types import TensorType
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 ROLES = ("input", "param", "buffer", "optimizer")
 Attrs = Mapping[str, Any]
+STATE_RULE = (
+    "rule: parameters, buffers and optimizer state have names, each its own\n  remedy: name the argument, as in %weight: f32[2] param"
+)
 
 
 class Location(NamedTuple):
@@ -122,6 +125,23 @@ class Function:
         for value, role in zip(self.arguments, self.roles, strict=True):
             if role in ("param", "buffer", "optimizer"):
                 yield value, role
+
+    def state_fault(self) -> tuple[Value, str] | None:
+        """The first state argument without a name of its own, and what is wrong with it: state is kept and saved by name."""
+        names = set[str]()
+        for value, role in self.state():
+            if not value.name:
+                return value, f"{role} number {self.arguments.index(value)} has no name\n  {STATE_RULE}"
+            if value.name in names:
+                return value, f"another argument has the name of {role} {value.name!r}\n  {STATE_RULE}"
+            names.add(value.name)
+        return None
+
+    def state_types(self) -> dict[str, TensorType]:
+        """The types of the state by name.  Raises ``VerifyError`` where an argument of state has no name of its own."""
+        if fault := self.state_fault():
+            raise VerifyError(f"in @{self.name}: {fault[1]}")
+        return {value.name or "": value.type for value, _ in self.state()}
 
     def inputs(self) -> list[Value]:
         """The arguments that a caller passes at each call."""

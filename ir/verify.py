@@ -140,9 +140,11 @@ def _is_place(place: Place) -> bool:
 def verify_function(function: Function, module: Module | None = None) -> None:
     """Check one function; ``module`` resolves the functions it names."""
 
-    def fail(rule: str, i: Instruction | None = None, *, operand: int = -1, type: int = -1) -> NoReturn:
+    def fail(
+        rule: str, i: Instruction | None = None, *, operand: int = -1, type: int = -1, at: Value | None = None
+    ) -> NoReturn:
         where = f"in {_at(function.name)}" + (f", {i.op.name} number {function.instructions.index(i)}" if i else "")
-        span = _span(module, i or function)
+        span = _span(module, at or i or function)
         offset = 0
         if span is not None:
             parts = span.operands[operand : operand + 1] if operand >= 0 else span.types[type : type + 1]
@@ -175,6 +177,8 @@ def verify_function(function: Function, module: Module | None = None) -> None:
             fail(f"role {role!r} is one of {', '.join(ROLES)}")
         known.add(value)
         define(value, None, -1)
+    if fault := function.state_fault():
+        fail(fault[1], at=fault[0])
     for i in function.instructions:
         for n, o in enumerate(i.operands):
             if o not in known:

@@ -136,7 +136,7 @@ class Planner:
         self, function: Function, module: Module, overwrites: dict[str, set[tuple[int, int]]], alignment: int
     ) -> None:
         self.function, self.module, self.overwrites, self.alignment = function, module, overwrites, alignment
-        self.slots = state_layout({v.name or "": v.type for v, _ in function.state()}, alignment)
+        self.slots = state_layout(function.state_types(), alignment)
         self.ends = {s.dtype: s.end for s in self.slots.values()}  # of the flat buffers: slots come in order
         self.roots: dict[Value, Value] = {}
         self.layouts: dict[Value, Layout] = {}

@@ -27,7 +27,7 @@ Column = tuple[Value, ...]
 
 @dataclass
 class Group:
-    """Parameters of one dtype with the same slots, and for each of ``param`` and the slots their new values."""
+    """Parameters of one dtype with the same slots, and their new values: under ``""``, and those of a slot under ``"/slot"``."""
 
     parameters: list[Value] = field(default_factory=list[Value])
     columns: dict[str, list[int]] = field(
@@ -40,17 +40,18 @@ def _groups(function: Function) -> list[Group]:
     slots: dict[str, dict[str, int]] = {}
     for value, role in function.state():
         name = value.name or ""
-        if role == "optimizer" and value in updates and name.count("/") >= 2:
-            _, slot, path = name.split("/", 2)
+        kind, _, rest = name.partition("/")
+        slot, found, path = rest.partition("/")
+        if role == "optimizer" and value in updates and kind == "optimizer" and found:
             slots.setdefault(path, {})[slot] = updates[value]
     groups: dict[tuple[DType, tuple[str, ...]], Group] = {}
     for value, role in function.state():
         if role != "param" or value not in updates or not value.type.dtype.floating:
             continue
-        own = {"param": updates[value]}
+        own = {"": updates[value]}
         for slot, position in slots.get(value.name or "", {}).items():
             if function.results[position].type == value.type:
-                own[slot] = position
+                own[f"/{slot}"] = position
         group = groups.setdefault((value.type.dtype, tuple(own)), Group())
         group.parameters.append(value)
         for column, position in own.items():

@@ -62,19 +62,22 @@ def example_arrays(function: Function, seed: int) -> list[Array]:
 
 def argument_names(function: Function) -> list[str]:
     """The names under which arguments are given: their own, else ``in0``, ``in1``, ... by position."""
-    return _unique([v.name or f"in{n}" for n, v in enumerate(function.arguments)])
+    return _unique([v.name for v in function.arguments], "in")
 
 
-def _unique(names: Sequence[str]) -> list[str]:
-    """Names of which none comes twice: a number goes behind those that would."""
-    found: dict[str, None] = {}
-    for own in names:
+def _unique(names: Sequence[str | None], rest: str) -> list[str]:
+    """Names of which none comes twice: ``rest`` and the position where there is none, and a number behind those taken before."""
+    found: dict[int, str] = {}
+    taken = set[str]()
+    for n in sorted(range(len(names)), key=lambda n: not names[n]):  # those that have a name keep it
+        own = names[n] or f"{rest}{n}"
         name, count = own, 0
-        while name in found:
+        while name in taken:
             count += 1
             name = f"{own}_{count}"
-        found[name] = None
-    return list(found)
+        taken.add(name)
+        found[n] = name
+    return [found[n] for n in range(len(names))]
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
@@ -160,13 +163,16 @@ def checked(function: Function, arrays: Mapping[str, Array] | Sequence[Array]) -
 
 def result_names(function: Function) -> list[str]:
     """A name for each result: a new state's is that state's, others' their value's, else ``out0``, ``out1``, ... by position."""
-    names: list[str] = []
-    for n, (v, mark) in enumerate(zip(function.results, function.marks, strict=True)):
-        own = mark.of.name if mark is not None and mark.kind == "update" else v.name
-        if mark is not None and mark.kind == "grad" and v.name is None:
-            own = f"grad({mark.of.name})"
-        names.append(own or f"out{n}")
-    return _unique(names)
+    given = dict(zip(function.arguments, argument_names(function), strict=True))
+    names: list[str | None] = []
+    for v, mark in zip(function.results, function.marks, strict=True):
+        own = v.name
+        if mark is not None and mark.kind == "update":
+            own = given[mark.of]
+        elif mark is not None and not own:
+            own = f"grad({given[mark.of]})"
+        names.append(own)
+    return _unique(names, "out")
 
 
 def run_steps(function: Function, program: Executable, arrays: Sequence[Array], steps: int) -> dict[str, Array]:

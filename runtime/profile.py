@@ -118,7 +118,7 @@ def repeated(call: Callable[[], Any], seconds: float) -> list[float]:
 def _whole(program: Executable, arrays: Sequence[Array], device: str) -> Callable[[], Any]:
     """The program in one call on state of its own, which no call changes."""
     f = program.function
-    state = state_on(device, {v.name or "": v.type for v, _ in f.state()})
+    state = state_on(device, f.state_types())
     given = list(zip(f.arguments, f.roles, arrays, strict=True))
     state.load({v.name or "": a for v, role, a in given if role not in ("input", None)})
     inputs = [a for _, role, a in given if role in ("input", None)]

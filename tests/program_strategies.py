@@ -379,7 +379,7 @@ def update_programs(draw: Draw, max_ops: int = 8) -> Program:
     """Functions like a training step: parameters and optimiser slots, and one elementwise rule that renews them all."""
     g = _Growth(draw)
     count: int = draw(st.integers(1, 4))
-    slots = ("m", "v")[: draw(st.integers(0, 2))]
+    slots: tuple[str, ...] = draw(st.sampled_from([(), ("m",), ("m", "v"), ("param",), ("", "m")]))
     main: DType = g.one(FLOATS)
     types = [
         TensorType(main if draw(st.integers(0, 5)) else g.one(FLOATS), draw(shapes(max_rank=3, max_size=4)))

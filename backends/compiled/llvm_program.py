@@ -321,7 +321,7 @@ class LlvmProgram(Executable):
     def _run_all(self, arrays: Sequence[Array], out: Sequence[Array] | None) -> tuple[Array, ...]:
         f = self._traced
         if self._state is None:
-            self._state = State({v.name or "": v.type for v, _ in f.state()})
+            self._state = State(f.state_types())
             self._call_bound = self._bound(self._state)
         state = self._state
         updates = [m is not None and m.kind == "update" for m in f.marks]
@@ -382,7 +382,7 @@ class _LlvmSteps(Steps):
     def __init__(self, program: LlvmProgram) -> None:
         self.function = program.function
         self._program, self._made = program, program.program
-        state = State({v.name or "": v.type for v, _ in self.function.state()})
+        state = State(self.function.state_types())
         memory = self._made.memory
         self._buffers = program.buffers(state, 0, {"arena": aligned_bytes(memory.arena_bytes), **memory.own_arrays()})
         self._bases = program.bases(self._buffers)

@@ -93,7 +93,7 @@ class Memory:
     def __init__(self, function: Function) -> None:
         self.function = function
         alignment = int(function.attrs.get("alignment", ALIGNMENT))
-        self.slots = state_layout({v.name or "": v.type for v, _ in function.state()}, alignment)
+        self.slots = state_layout(function.state_types(), alignment)
         self.arena_bytes = int(function.attrs.get("arena", 0))
         self.refs: dict[Value, Ref | Number] = {}
         marked = zip(function.results, function.marks, strict=True)

@@ -345,7 +345,7 @@ class NumpyProgram(Executable):
         parts = [(f"step{n}", list[str](), self._out.body[slice(*self._lines[i])]) for i, n in numbers.items()]
         scope: dict[str, Any] = {}
         exec("\n".join(self._text(parts, f"[{', '.join(name for name, _, _ in parts)}]")), scope)
-        state = State({v.name or "": v.type for v, _ in self.function.state()})
+        state = State(self.function.state_types())
         memory = self._memory(state, 0, {name: aligned_bytes(array.nbytes) for name, array in self._own.items()})
         functions: list[Callable[[], None]] = scope["program"](*memory, self._calls)
         view, number = memory[0], memory[1]
@@ -400,7 +400,7 @@ class NumpyProgram(Executable):
     def run(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         f = self.function
         if self._state is None:
-            self._state = State({v.name or "": v.type for v, _ in f.state()})
+            self._state = State(f.state_types())
             self._call_bound = self.bind(self._state)
         inputs: list[Array] = []
         for v, role, array in zip(f.arguments, f.roles, arrays, strict=True):

@@ -212,7 +212,7 @@ class CudaExecutable(Executable):
     def _run_with_state(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         f = self.function
         if self._state is None:
-            self._state = DeviceState({v.name or "": v.type for v, _ in f.state()}, self.device)
+            self._state = DeviceState(f.state_types(), self.device)
             self._bound = self.bind(self._state)
         state = self._state
         given = list(zip(f.arguments, f.roles, arrays, strict=True))

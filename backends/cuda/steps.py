@@ -25,7 +25,7 @@ class CudaSteps(Steps):
         program, device = executable.program, executable.device
         self._executable, self._program, self._device = executable, program, device
         self.function = f = program.function
-        state = DeviceState({v.name or "": v.type for v, _ in f.state()}, device)
+        state = DeviceState(f.state_types(), device)
         self._memory: dict[str, Any] = executable.memories(state)
         sides = (("input", f.inputs()), ("output", program.memory.outputs))
         for kind, values in sides:

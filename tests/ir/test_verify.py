@@ -248,3 +248,34 @@ def test_an_alias_of_itself_is_an_error() -> None:
     module = parse(VALID.replace("%6 = mul %2, %5 : f32[4]", "%6 = mul %2, %5 : f32[4] at alias(%6)"))
     with pytest.raises(VerifyError):
         module.verify()
+
+
+ONE_STATE = "module @m { func @main(%x: f32[2] input, ARGUMENT) -> (f32[2]) { return %x } }"
+
+
+@pytest.mark.parametrize("role", ["param", "buffer", "optimizer"])
+@pytest.mark.parametrize("name", ["0", '""'])
+def test_state_without_a_name_is_an_error_at_the_argument(role: str, name: str) -> None:
+    text = ONE_STATE.replace("ARGUMENT", f"%{name}: f32[2] {role}")
+    with pytest.raises(VerifyError) as caught:
+        parse(text).verify()
+    assert caught.value.message == (
+        f"in @main: {role} number 1 has no name\n"
+        "  rule: parameters, buffers and optimizer state have names, each its own\n"
+        "  remedy: name the argument, as in %weight: f32[2] param"
+    )
+    assert f":1:{text.index('%' + name) + 1}:" in str(caught.value)
+
+
+def test_two_states_of_one_name_are_an_error() -> None:
+    module = parse(ONE_STATE.replace("ARGUMENT", "%w: f32[2] param, %v: f32[2] buffer")).verify()
+    module["main"].arguments[2].name = "w"
+    with pytest.raises(VerifyError, match="in @main: another argument has the name of buffer 'w'\n  rule: parameters, buff"):
+        module.verify()
+
+
+def test_state_may_be_called_by_digits_in_quotes_and_inputs_by_nothing() -> None:
+    text = ONE_STATE.replace("ARGUMENT", '%"0": f32[2] param, %"": f32[2] input, %1: f32[2] input')
+    module = parse(text).verify()
+    assert list(module["main"].state_types()) == ["0"]
+    assert parse(str(module)) == module
