@@ -45,7 +45,7 @@ class State:
     def _view(self, name: str, which: int) -> Array:
         slot, type_ = self.slots[name], self.types[name]
         data = self.buffers[which][slot.dtype][slot.offset : slot.offset + type_.nbytes]
-        return data.view(type_.dtype.numpy).reshape(type_.shape)
+        return data.view(type_.dtype.numpy).reshape(type_.array_shape)
 
     def __getitem__(self, name: str) -> Array:
         """The current array, not a copy."""

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .build import install
-from .errors import DtypeError, ShapeError, TraceError
+from .errors import DtypeError, ShapeError, TraceError, shortened
 from .graph import Symbol, Value
 from .literal import Literal
 from .types import DTYPES, Array, DType, Shape, TensorType, bool_, dtype, f32, f64, i64
@@ -28,6 +28,8 @@ OPS: dict[str, Op] = {}
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 KINDS = {"f": "floating", "i": "signed integer", "u": "unsigned integer", "b": "bool", "k": "key"}
 REQUIRED: Any = object()
+BITS = 64
+"""Of an integer in an attribute: signed or unsigned."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,11 @@ class Attr:
         if self.kind == "bool" and _is(value, bool, np.bool_):
             return bool(value)
         if self.kind == "int" and _is_integer(value):
-            return int(value)
+            return _bounded(value)
         if self.kind == "float" and (_is_integer(value) or _is(value, float, np.floating)):
             return _as_float(value)
         if self.kind == "ints" and _is(value, tuple, list) and all(map(_is_integer, value)):
-            return tuple(map(int, value))
+            return tuple(map(_bounded, value))
         if self.kind == "dtype":
             return dtype(value)
         if self.kind in _CLASSES and _is(value, _CLASSES[self.kind]):
@@ -76,6 +78,12 @@ def _is(value: Any, *classes: type) -> bool:
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _bounded(number: Any) -> int:
+    if not -(1 << BITS - 1) <= number < 1 << BITS:
+        raise TypeError(f"{shortened(str(number), 40)} is outside {BITS} bits")
+    return int(number)
 
 
 def _as_float(number: Any) -> float:
@@ -333,7 +341,7 @@ class Layout:
 
 
 class View(Op):
-    """The same elements in another order or shape.  Lowering rule: ``layout(layout, **attrs)``.
+    """The same elements in another order or shape, of any type but keys.  Lowering rule: ``layout(layout, **attrs)``.
 
     ``layout`` maps the operand's layout to the result's, or to None where the elements would have to move.
     """
@@ -342,6 +350,11 @@ class View(Op):
     arity = 1
     rounding = "correct"
     layout: Callable[..., Layout | None]
+
+    def result_types(self, types: tuple[TensorType, ...], attrs: Mapping[str, Any]) -> tuple[TensorType, ...]:
+        for t in types:
+            need_kind(self.name, t, "fiub")
+        return super().result_types(types, attrs)
 
     def jvp(
         self, build: Any, tangents: tuple[Value | None, ...], y: Value, *operands: Value, **attrs: Any
@@ -382,6 +395,11 @@ class Gather(Op):
     arity = 2
     rounding = "correct"
     walk: Callable[..., IndexWalk]
+
+    def result_types(self, types: tuple[TensorType, ...], attrs: Mapping[str, Any]) -> tuple[TensorType, ...]:
+        for t in types[:1]:
+            need_kind(self.name, t, "fiub")
+        return super().result_types(types, attrs)
 
 
 class Scatter(Op):

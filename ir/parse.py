@@ -18,12 +18,12 @@ from lark.exceptions import VisitError
 from .errors import ParseError, shortened
 from .graph import PLACE_RULE, PLACES, ROLES, Function, Instruction, Location, Mark, Module, Place, Symbol, Value
 from .literal import Literal
-from .op import OPS, Attr, Op
+from .op import BITS, OPS, Attr, Op
 from .origin import Origin, Span
 from .print import SIDE, Text, attribute, side_name
 from .source import public
 from .types import DTYPES, Array, DType, TensorType, bf16
-from .verify import BITS, POSSIBLE, is_possible
+from .verify import POSSIBLE, is_possible
 
 
 class _MistakeError(Exception):

@@ -86,7 +86,7 @@ def fold_in(key: Array, data: int) -> Array:
 @lru_cache(maxsize=4096)
 def site_word(site: str) -> int:
     """The 64 bits that a draw's site stands for: the first 8 bytes of its SHA-256, little-endian."""
-    return int.from_bytes(hashlib.sha256(site.encode()).digest()[:8], "little")
+    return int.from_bytes(hashlib.sha256(site.encode("utf-8", "surrogatepass")).digest()[:8], "little")
 
 
 def key_of_seed(seed: int) -> Array:

@@ -11,24 +11,26 @@ from typing import Any, NoReturn, cast
 from .errors import IRError, VerifyError, shortened
 from .graph import PLACE_RULE, PLACES, ROLES, Function, Instruction, Module, Place, Symbol, Value
 from .literal import Literal
-from .op import Control
+from .op import BITS, Control
 from .origin import Span
 from .print import quote
-from .types import DType, TensorType
+from .types import DType, TensorType, key
 
 MAX_ELEMENTS = 1 << 40
 MAX_RANK = 32
 MAX_LIST = 4 * MAX_RANK
 """Of numbers in an attribute of an op: they are axes, or one or two for each axis."""
-BITS = 64
-"""Of an integer in an attribute."""
-POSSIBLE = f"up to {MAX_RANK} axes and 2**40 elements"
+MAX_NESTING = 64
+"""Of functions that name each other."""
+POSSIBLE = f"up to {MAX_RANK} axes and 2**40 elements, and keys are scalars"
+PLANNED = ("arena", "bound", "values", "alignment")
+"""The attributes of a function that plan writes: bytes."""
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,255}", re.ASCII)
 
 
 def is_possible(type: TensorType) -> bool:
     """Whether a tensor of the type may exist; empty axes do not make up for huge ones."""
-    if len(type.shape) > MAX_RANK:
+    if len(type.shape) > MAX_RANK or (type.dtype is key and type.shape):
         return False
     count = 1
     for n in type.shape:
@@ -63,28 +65,32 @@ def verify(module: Module) -> None:
 
 
 def _refuse_cycles(module: Module) -> None:
-    state: dict[str, int] = {}
+    def fail(name: str, fact: str, rule: str) -> NoReturn:
+        span = _span(module, module.functions[name])
+        raise VerifyError(
+            f"function {_at(name)} {fact}\n  rule: {rule}",
+            origin=module.origin if span else None,
+            offset=span.name if span else 0,
+        )
+
+    heights: dict[str, int] = {}  # 0 while the functions that it names are visited
     for root in module.functions:
         stack = [(root, False)]
         while stack:
             name, done = stack.pop()
+            named = sorted(module.functions[name].symbols())
             if done:
-                state[name] = 2
+                heights[name] = 1 + max((heights[symbol] for symbol in named), default=0)
+                if heights[name] > MAX_NESTING:
+                    fail(name, "holds too many kernels in each other", f"functions nest up to {MAX_NESTING} deep")
                 continue
-            if state.get(name) == 2:
+            if heights.get(name):
                 continue
-            if state.get(name) == 1:
-                origin, span = module.origin, _span(module, module.functions[name])
-                raise VerifyError(
-                    f"function {_at(name)} reaches itself through its kernels\n  rule: functions do not recurse",
-                    origin=origin if span else None,
-                    offset=span.name if span else 0,
-                )
-            state[name] = 1
+            if name in heights:
+                fail(name, "reaches itself through its kernels", "functions do not recurse")
+            heights[name] = 0
             stack.append((name, True))
-            stack.extend(
-                (symbol, False) for symbol in sorted(module.functions[name].symbols()) if state.get(symbol) != 2
-            )
+            stack.extend((symbol, False) for symbol in named if not heights.get(symbol))
 
 
 def _span(module: Module | None, part: Any) -> Span | None:
@@ -129,6 +135,8 @@ def _heading_rule(function: Function) -> str:
             return f"attribute {quote(name)} has a word for a name"
         if isinstance(value, Literal) or not is_attribute(value):
             return f"attribute {name} is a number of {BITS} bits, a bool, string, dtype, symbol or list of these"
+        if name in PLANNED and (type(value) is not int or value < 0):
+            return f"attribute {name} is what plan counted, an integer of at least 0"
     return ""
 
 

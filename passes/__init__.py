@@ -9,7 +9,7 @@ from .dce import dce
 from .decompose import decompose
 from .fold import fold
 from .fuse import fuse
-from .inline import inline
+from .inline import dissolve, inline
 from .manager import Application, Context, Pass, PassManager, Provenance, Record
 from .plan import plan
 from .update import update
@@ -21,6 +21,7 @@ PASSES: dict[str, Pass] = {
     "fold": fold,  # ops on constants become constants
     "cse": cse,  # equal ops are computed once
     "dce": dce,  # ops nobody uses go away
+    "dissolve": dissolve,  # kernels of a text that are no single nest of loops become ops again
     "update": update,  # one kernel for the optimiser rule of all parameters
     "fuse": fuse,  # groups of ops become kernels: map, row and column nests of loops
     "inline": inline,  # kernels become ops again, for a target without loops of its own
@@ -28,14 +29,14 @@ PASSES: dict[str, Pass] = {
 }
 
 OPTIMIZE = ("canonicalize", "cse", "compose", "decompose", "fold", "canonicalize", "cse", "dce")
-FUSE = (*OPTIMIZE, "update", "cse", "dce", "fuse", "dce")
+FUSE = (*OPTIMIZE, "dissolve", "update", "cse", "dce", "fuse", "dce")
 PIPELINES: dict[str, tuple[str, ...]] = {
     "traced": (),
     "optimized": OPTIMIZE,
     "fused": FUSE,
     "planned": (*FUSE, "plan"),
 }
-UNFUSED = (*OPTIMIZE, "update", "cse", "dce", "plan")
+UNFUSED = (*OPTIMIZE, "dissolve", "update", "cse", "dce", "plan")
 """As ``planned``, with every op a kernel of its own: for finding the op and the rewrite that are wrong."""
 NUMPY = (*OPTIMIZE, "inline", "update", "cse", "dce", "plan")
 """What leads to a program of array calls: only updates are kernels."""

@@ -19,6 +19,8 @@ from ..ir.op import Elementwise, Gather, Join, Layout, Random32, Reduce, Source,
 from ..ir.types import Shape
 
 OUTER, REDUCED, INNER = "outer", "reduced", "inner"
+COMBINED = ("sum", "max", "min")
+"""What a nest of loops can combine elements by."""
 
 
 class UnfitError(ValueError):
@@ -141,6 +143,9 @@ class Nest:
         self.layouts = layouts or tuple(Layout.contiguous(a.type.shape) for a in function.arguments)
         self.argument_index = {a: n for n, a in enumerate(function.arguments)}
         reductions = [i for i in function.instructions if isinstance(i.op, Reduce)]
+        for i in reductions:
+            if rules(i).combine not in COMBINED:
+                raise UnfitError(f"{i.op.name} is no part of a nest of loops")
         splits = {split_of(i) for i in reductions}
         if len(splits) > 1 or any(not are_neighbours(i.attrs["axes"]) for i in reductions):
             raise UnfitError("its reductions combine different things")

@@ -519,7 +519,7 @@ def _plan_function(
     alignment: int,
 ) -> bool:
     named = function.name in inside and any(role is None for role in function.roles)
-    if named or (not function.instructions and not function.arguments):
+    if named:
         return False
 
     def places() -> list[Place | None]:

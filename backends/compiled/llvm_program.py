@@ -68,7 +68,7 @@ def program_key(module: Module, traced: Function, settings: str, fast: bool) -> 
 
 
 def _fingerprint(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @cache_once

@@ -271,7 +271,8 @@ class ValueWriter(MemoryWriter):
             home.lines.append(
                 f"  {start} = getelementptr {memory_type(dtype)}, ptr {self.places[whole]}, i64 {self.int(home, 'mul', at, str(step))}"
             )
-            return self.load(start, dtype, base, spot, only, section)
+            found = self.load(start, dtype, base, spot, only, section)
+            return found if width == 1 or self.is_wide(base, spot) else self.spread(found, self.met(access, spot, only))
         lanes = self._lanes(base, spot, section, LANES)
         scaled, total, pointers = self.fresh("i"), self.fresh("i"), self.fresh("g")
         section.lines += [

@@ -230,7 +230,8 @@ class Slice(View):
     def layout(self, layout: Layout, *, start: Shape, stop: Shape, step: Shape) -> Layout | None:
         shape = tuple(-(-(b - a) // s) for a, b, s in zip(start, stop, step, strict=True))
         offset = layout.offset + sum(a * s for a, s in zip(start, layout.strides, strict=True))
-        return Layout(shape, tuple(s * k for s, k in zip(layout.strides, step, strict=True)), offset)
+        strides = tuple(s * k if n > 1 else s for s, k, n in zip(layout.strides, step, shape, strict=True))
+        return Layout(shape, strides, offset)
 
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, *, start: Shape, stop: Shape, step: Shape) -> Rules:
         def rule() -> Value:
@@ -283,7 +284,7 @@ class Pad(Join):
         return result
 
     def blocks(self, types: tuple[TensorType, ...], *, low: Shape, high: Shape, interior: Shape) -> tuple[Block, ...]:
-        return (Block(low, tuple(i + 1 for i in interior)),)
+        return (Block(low, tuple(i + 1 if n > 1 else 1 for i, n in zip(interior, types[0].shape, strict=True))),)
 
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, *, low: Shape, high: Shape, interior: Shape) -> Rules:
         def rule() -> Value:
