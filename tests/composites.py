@@ -17,10 +17,16 @@ ATTENTION, GRADIENT = OPS["scaled_dot_product_attention"], OPS["scaled_dot_produ
 
 
 def attention(
-    shapes: Sequence[Shape], dtype: DType = f32, causal: bool = False, masked: bool = False, by_head: bool = False
+    shapes: Sequence[Shape],
+    dtype: DType = f32,
+    causal: bool = False,
+    masked: bool = False,
+    by_head: bool = False,
+    added: bool = False,
 ) -> tuple[Module, list[Array]]:
     """A function of q, k, v of some shapes, a cotangent and perhaps a mask that gives attention and its gradient, and arrays for it.
 
+    ``masked``: a bool mask whose last query may see no key; ``added``: a floating one instead, minus infinity where that is False.
     ``by_head``: q, k, v and the cotangent are views of arrays ``[batch, rows, heads, columns]``.
     """
     random = np.random.default_rng(0)
@@ -32,8 +38,11 @@ def attention(
         types = [dtype[a.shape] for a in arrays]
     if masked:
         arrays.append(random.integers(0, 2, (*shapes[0][:-1], shapes[1][-2])).astype(np.bool_))
-        arrays[-1][..., 0] = True
-        types.append(tp.bool_[arrays[-1].shape])
+        arrays[-1][..., -1, :] = False
+        if added:
+            bias = random.standard_normal(arrays[-1].shape).astype(np.float32)
+            arrays[-1] = np.where(arrays[-1], bias, -np.inf).astype(dtype.numpy)
+        types.append((dtype if added else tp.bool_)[arrays[-1].shape])
 
     def f(q: Any, k: Any, v: Any, dy: Any, *mask: Any) -> Any:
         if by_head:

@@ -235,7 +235,8 @@ class _Growth:
         if name == "attention":
             if t.rank < 2:
                 return None
-            masks = [self.partner(TensorType(bool_, (*t.shape[:-1], t.shape[-2])))] if self.yes() else []
+            mask = TensorType(self.one((bool_, t.dtype)), (*t.shape[:-1], t.shape[-2]))
+            masks = [self.partner(mask)] if self.yes() else []
             return self.build.scaled_dot_product_attention(x, self.partner(t), x, *masks, causal=self.yes(), scale=0.5)
         if name == "cross_entropy":
             if t.rank != 2:

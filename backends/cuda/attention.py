@@ -90,10 +90,10 @@ class _Array:
 class _Writer:
     """The parts that the kernels share; ``q``, ``k``, ``v`` are the operands, ``dy`` the result's cotangent."""
 
-    def __init__(self, layouts: Sequence[Layout], dtype: DType, causal: bool, scale: float) -> None:
-        """``layouts`` are those of q, k, v and perhaps a mask."""
+    def __init__(self, layouts: Sequence[Layout], dtype: DType, mask: DType | None, causal: bool, scale: float) -> None:
+        """``layouts`` are those of q, k, v and perhaps a mask, of dtype ``mask``."""
         self.q, self.k, self.v = (_Array(n, dtype, x) for n, x in zip("qkv", layouts, strict=False))
-        self.mask = _Array("mask", bool_, layouts[3]) if len(layouts) > 3 else None
+        self.mask = _Array("mask", mask, layouts[3]) if mask is not None else None
         self.dtype, self.causal, self.scale = dtype, causal, number(scale, f32)
         self.batches = math.prod(self.q.layout.shape[:-2])
         self.queries, self.keys = self.q.rows, self.k.rows
@@ -183,13 +183,23 @@ class _Writer:
         if self.causal:
             conditions.append(f"{key} <= {query}")
         if self.mask is not None:
-            conditions += [f"{query} < {self.queries}", loaded(self.mask.at(query, key), bool_)]
+            conditions.append(f"{query} < {self.queries}")
+            if self.mask.dtype is bool_:
+                conditions.append(loaded(self.mask.at(query, key), bool_))
         return " && ".join(conditions)
+
+    def masked(self, query: str, key: str, condition: str) -> str:
+        """The score of a query and a key that meet a condition, else minus infinity."""
+        added = self.mask if self.mask is not None and self.mask.dtype is not bool_ else None
+        score = f"score[n][r] * {self.scale}"
+        if added is not None:
+            score = f"{score} + {loaded(added.at(query, key), added.dtype)}"
+        return f"({condition} ? {score} : {MINUS_INFINITY})"
 
     def scores(self, count: int) -> str:
         """Scores of a tile of keys, those that are not allowed minus infinity."""
         key, query = "base + 8 * n + 2 * t + r % 2", "first + g + r / 2 * 8"
-        body = f"        score[n][r] = {self.allowed(query, key)} ? score[n][r] * {self.scale} : {MINUS_INFINITY};\n"
+        body = f"        score[n][r] = {self.masked(query, key, self.allowed(query, key))};\n"
         return self.along("score", "query", "keys", self.q, count) + self.each(count, body)
 
     def online(self, count: int, shrunk: str, added: str) -> str:
@@ -213,6 +223,11 @@ class _Writer:
         """A row's four threads add up what each has."""
         return f"""    {name}[h] += __shfl_xor_sync(~0u, {name}[h], 1);
     {name}[h] += __shfl_xor_sync(~0u, {name}[h], 2);
+"""
+
+    def sums(self) -> str:
+        """A row's sum; 1 where the row may see nothing, so that its weights are 0."""
+        return f"""{self.folded("sum")}    if (sum[h] == 0.0f) sum[h] = 1.0f;
 """
 
     def store(self, to: _Array, name: str, rows: int, over: str = "") -> str:
@@ -240,10 +255,16 @@ _SUMS = f"  float most[2] = {{{MINUS_INFINITY}, {MINUS_INFINITY}}}, sum[2] = {{}
 
 
 def attention(
-    layouts: Sequence[Layout], out: Layout, dtype: DType, causal: bool, scale: float, name: str
+    layouts: Sequence[Layout],
+    out: Layout,
+    dtype: DType,
+    mask: DType | None,
+    causal: bool,
+    scale: float,
+    name: str,
 ) -> tuple[str, Launch]:
     """``(q, k, v[, mask], y)``."""
-    w = _Writer(layouts, dtype, causal, scale)
+    w = _Writer(layouts, dtype, mask, causal, scale)
     y, count, columns = _Array("y", dtype, out), 32 if w.wide else 64, w.v.padded // 8
     shrunk = f"      for (int c = 0; c < {columns}; ++c) result[c][2 * h] *= shrink, result[c][2 * h + 1] *= shrink;\n"
     tiles = w.shared("keys", w.k, count) + w.shared("values", w.v, count)
@@ -253,16 +274,23 @@ def attention(
 {w.tile("keys", w.k, count, w.keys)}{w.tile("values", w.v, count, w.keys)}    __syncthreads();
 {w.scores(count)}{w.online(count, shrunk, "")}{w.across("result", "score", "values", w.v, count)}  }}
   for (int h = 0; h < 2; ++h) {{
-{w.folded("sum")}  }}
+{w.sums()}  }}
 {w.store(y, "result", w.queries, " / sum[r / 2]")}"""
     return w.kernel(name, [w.q, w.k, w.v], [y.parameter()], w.queries, body)
 
 
 def query_gradient(
-    layouts: Sequence[Layout], dy_layout: Layout, out: Layout, dtype: DType, causal: bool, scale: float, name: str
+    layouts: Sequence[Layout],
+    dy_layout: Layout,
+    out: Layout,
+    dtype: DType,
+    mask: DType | None,
+    causal: bool,
+    scale: float,
+    name: str,
 ) -> tuple[str, Launch]:
     """``(dy, q, k, v[, mask], dq, stats)``; ``stats`` gets of every row the logarithm of its sum, and of every row ``sum(p * dp)``."""
-    w = _Writer(layouts, dtype, causal, scale)
+    w = _Writer(layouts, dtype, mask, causal, scale)
     dy, dq, count = _Array("dy", dtype, dy_layout), _Array("dq", dtype, out), 16 if w.wide else 32
     pull = w.along("pull", "slope", "values", w.v, count)
     tiles = f"""    __syncthreads();
@@ -278,7 +306,7 @@ def query_gradient(
   for (int base = 0; base < {w.end}; base += {count}) {{
 {tiles}{w.online(count, shrunk, added)}  }}
   for (int h = 0; h < 2; ++h) {{
-{w.folded("sum")}{w.folded("total")}    total[h] /= sum[h];
+{w.sums()}{w.folded("total")}    total[h] /= sum[h];
     least[h] += logf(sum[h]);
     const int row = first + g + h * 8;
     if (t == 0 && row < {w.queries}) {{
@@ -298,19 +326,20 @@ def key_gradient(
     dy_layout: Layout,
     outs: tuple[Layout, Layout],
     dtype: DType,
+    mask: DType | None,
     causal: bool,
     scale: float,
     name: str,
 ) -> tuple[str, Launch]:
     """``(dy, q, k, v[, mask], dk, dv, stats)``, with what ``query_gradient`` left in ``stats``."""
-    w = _Writer(layouts, dtype, causal, scale)
+    w = _Writer(layouts, dtype, mask, causal, scale)
     dy, count = _Array("dy", dtype, dy_layout), 16 if w.wide else 32
     dk, dv = (_Array(n, dtype, x) for n, x in zip(("dk", "dv"), outs, strict=True))
     first_base = f"tile * {ROWS}" if w.causal else "0"  # queries before see none of these keys
     query, key = "base + 8 * n + 2 * t + r % 2", "first + g + r / 2 * 8"
     change = f"""        const int column = 8 * n + 2 * t + r % 2;
         const bool allowed = {query} < {w.queries} && {w.allowed(query, key)};
-        score[n][r] = expf((allowed ? score[n][r] * {w.scale} : {MINUS_INFINITY}) - logs[column]);
+        score[n][r] = expf({w.masked(query, key, "allowed")} - logs[column]);
         pull[n][r] = allowed ? score[n][r] * (pull[n][r] - totals[column]) * {w.scale} : 0.0f;
 """
     body = f"""{dk.start()}{dv.start()}{w.shared("queries", w.q, count)}{w.shared("slopes", w.v, count)}\

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...ir import Instruction
 from ...ir.op import Layout
-from ...ir.types import bf16, f16, f32
+from ...ir.types import DType, bf16, f16, f32
 from ..base import Sizes
 from ..compiled.lowering import product_sizes
 from ..compiled.memory import Ref
@@ -53,10 +53,15 @@ def _has_layer(i: Instruction, device: Device | None) -> bool:
     return min(sizes[1:4]) > 1 and has
 
 
+def _masking(i: Instruction, mask: Sequence[Ref]) -> tuple[DType | None, bool, float]:
+    """The dtype of attention's mask, if there is one, and its attributes."""
+    return mask[0].dtype if mask else None, i.attrs["causal"], i.attrs["scale"]
+
+
 def _attention(program: CudaProgram, i: Instruction, operands: Sequence[Ref], results: Sequence[Ref]) -> list[Call]:
     """One kernel."""
     layouts, out = [o.layout for o in operands], results[0].layout
-    attrs, dtype = (i.attrs["causal"], i.attrs["scale"]), results[0].dtype
+    dtype, attrs = results[0].dtype, _masking(i, operands[3:])
     return [
         program.named(
             ("attention", dtype, tuple(layouts), out, *attrs),
@@ -74,7 +79,7 @@ def _attention_grad(
     """Two kernels; the first leaves two floats of every row of queries to the second."""
     dy, *others = [o.layout for o in operands]
     dq, dk, dv = [r.layout for r in results]
-    attrs, dtype = (i.attrs["causal"], i.attrs["scale"]), results[0].dtype
+    dtype, attrs = results[0].dtype, _masking(i, operands[4:])
     form = (dtype, tuple(o.layout for o in operands), *attrs)
     rows = i.results[0].type.size // i.results[0].type.shape[-1]
     stats = Ref("rows", 0, f32, Layout.contiguous((2, rows)))

@@ -9,10 +9,10 @@ from typing import Any
 from ...ir.errors import DtypeError, ShapeError
 from ...ir.graph import Value
 from ...ir.record import draw_key, here
-from ...ir.types import bool_, broadcast_shapes, normalize_axis
+from ...ir.types import DType, Shape, bool_, broadcast_shapes, normalize_axis
 from ..convert import as_value, broadcast, builder, cast, on_tape, promoted
 from ..tensor import Tensor
-from .apply import as_bool, as_shape, floating, located_errors, unary
+from .apply import as_shape, floating, located_errors, unary
 from .arithmetic import add, multiply, rsqrt, subtract
 from .indexing import take
 from .reduction import mean
@@ -194,16 +194,69 @@ def dropout(x: Any, p: float = 0.5, key: Any = None) -> Tensor:
     return Tensor(build.where(kept, scaled, build.splat(0.0, value.type)))
 
 
+def _share_heads(q: Value, k: Value, v: Value) -> tuple[Value, Value]:
+    """Keys and values with each head (axis -3) repeated for the queries that share it."""
+    heads = [x.type.shape[-3] if x.type.rank > 2 else 1 for x in (q, k, v)]
+    if not heads[1] or not heads[2] or heads[0] % heads[1] or heads[0] % heads[2]:
+        raise ShapeError(
+            f"{heads[0]} heads of queries, {heads[1]} of keys and {heads[2]} of values\n"
+            "  rule: the heads, axis -3, of queries are a multiple of those of keys and values"
+        )
+
+    def repeated(x: Value, have: int) -> Value:
+        if have in (1, heads[0]):
+            return x
+        *lead, _, rows, columns = x.type.shape
+        each = builder().reshape(x, shape=(*lead, have, 1, rows, columns))
+        each = broadcast(each, (*lead, have, heads[0] // have, rows, columns))
+        return builder().reshape(each, shape=(*lead, heads[0], rows, columns))
+
+    return repeated(k, heads[1]), repeated(v, heads[2])
+
+
+def _mask(mask: Any, dtype: DType, shape: Shape) -> Value:
+    """An attention mask, bool or of a dtype, with a shape."""
+    value = as_value(mask)
+    if value.type.dtype is not bool_ and not value.type.dtype.floating:
+        raise DtypeError(
+            f"attn_mask is {value.type}\n  rule: it is bool, True where a query may see a key, or floating, added to the scores\n"
+            "  remedy: attn_mask != 0"
+        )
+    return broadcast(value if value.type.dtype is bool_ else cast(value, dtype), shape)
+
+
 @on_tape
 def scaled_dot_product_attention(
-    query: Any, key: Any, value: Any, attn_mask: Any = None, is_causal: bool = False, scale: float | None = None
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
-    """PyTorch's attention: ``softmax(q @ k^T * scale) @ v``; a bool mask is True where attention is allowed."""
+    """PyTorch's attention: ``softmax(q @ k^T * scale + mask) @ v``; a query that may see no key gives 0.
+
+    ``attn_mask`` broadcasts to ``[..., T, S]``: a bool one is True where a query may see a key, a floating one is added to the scores.
+    ``is_causal`` lets query ``t`` see keys ``s <= t``.  With ``enable_gqa`` several heads of queries share one of keys and values.
+    """
     q, k, v = (floating(t) for t in (query, key, value))
+    with located_errors("scaled_dot_product_attention", q, k, v):
+        if min(q.type.rank, k.type.rank, v.type.rank) < 2:
+            raise ShapeError("rank below 2\n  rule: q [..., T, d], k [..., S, d], v [..., S, e]")
+        if enable_gqa:
+            k, v = _share_heads(q, k, v)
+        try:
+            lead = broadcast_shapes(*[x.type.shape[:-2] for x in (q, k, v)])
+        except ShapeError as error:
+            raise ShapeError(
+                f"{error}\n  remedy: enable_gqa=True lets queries share heads of keys and values"
+            ) from None
+        q, k, v = (broadcast(x, (*lead, *x.type.shape[-2:])) for x in (q, k, v))
+        operands = [q, k, v]
+        if attn_mask is not None:
+            operands.append(_mask(attn_mask, q.type.dtype, (*lead, q.type.shape[-2], k.type.shape[-2])))
     factor = scale if scale is not None else 1 / math.sqrt(q.type.shape[-1])
-    operands = [q, k, v]
-    if attn_mask is not None:
-        operands.append(broadcast(as_bool(attn_mask), (*q.type.shape[:-1], k.type.shape[-2])))
     return Tensor(builder().scaled_dot_product_attention(*operands, causal=is_causal, scale=factor))
 
 

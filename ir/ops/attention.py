@@ -14,6 +14,7 @@ from ..graph import Value
 from ..op import Attr, Composite, Random, Sample, need_kind
 from ..types import Array, TensorType, bool_, f32, f64, i64
 from .nn import Softmax
+from .reduce import keep_axes
 
 Rules = tuple[Callable[[], Value] | None, ...]
 
@@ -22,14 +23,18 @@ def _allowed(xp: Any, shape: tuple[int, ...], mask: tuple[Array, ...], causal: b
     allowed = xp.ones(shape, np.bool_)
     if causal:
         allowed = allowed & (xp.arange(shape[-1]) <= xp.arange(shape[-2])[:, None])
-    return allowed & mask[0] if mask else allowed
+    return allowed & mask[0] if mask and mask[0].dtype == np.bool_ else allowed
 
 
 def _weights(xp: Any, q: Array, k: Array, mask: tuple[Array, ...], causal: bool, scale: float) -> Array:
     scores = xp.matmul(q.astype(np.float64), k.astype(np.float64).swapaxes(-1, -2)) * scale
+    if mask and mask[0].dtype != np.bool_:
+        scores = scores + mask[0].astype(np.float64)
     scores = xp.where(_allowed(xp, scores.shape, mask, causal), scores, -np.inf)
-    e = xp.exp(scores - scores.max(-1, keepdims=True, initial=-np.inf))
-    return e / e.sum(-1, keepdims=True)
+    top = scores.max(-1, keepdims=True, initial=-np.inf)
+    e = xp.exp(scores - xp.where(top == -np.inf, 0, top))
+    total = e.sum(-1, keepdims=True)
+    return e / xp.where(total == 0, 1, total)
 
 
 class _Attention(Composite):
@@ -49,34 +54,58 @@ class _Attention(Composite):
             or v.shape[:-2] != lead
             or q.shape[-1] != k.shape[-1]
             or k.shape[-2] != v.shape[-2]
-            or k.shape[-2] == 0
         ):
-            raise ShapeError(
-                f"attention of {q}, {k}, {v}\n  rule: q [..., T, d], k [..., S, d], v [..., S, e] with S >= 1"
-            )
-        wanted = TensorType(bool_, (*lead, q.shape[-2], k.shape[-2]))
-        if mask and mask[0] != wanted:
-            raise ShapeError(f"attention mask {mask[0]}\n  rule: the mask is {wanted}")
+            raise ShapeError(f"attention of {q}, {k}, {v}\n  rule: q [..., T, d], k [..., S, d], v [..., S, e]")
+        shape = (*lead, q.shape[-2], k.shape[-2])
+        wanted = TensorType(bool_, shape), TensorType(q.dtype, shape)
+        if mask and mask[0] not in wanted:
+            raise ShapeError(f"attention mask {mask[0]}\n  rule: the mask is {wanted[0]} or {wanted[1]}")
 
     @staticmethod
-    def _conditions(build: Any, scores: Value, mask: tuple[Value, ...], causal: bool) -> list[Value]:
-        """What must be True where attention is allowed."""
+    def _scores(
+        build: Any, q: Value, k: Value, mask: tuple[Value, ...], causal: bool, scale: float
+    ) -> tuple[Value, list[Value]]:
+        """The masked score of every key for every query, and the conditions under which a query may see a key."""
+        scores = build.mul(build.matmul(q, k, transpose_b=True), scale)
         shape, rank = scores.type.shape, scores.type.rank
-        found = list(mask)
+        conditions: list[Value] = []
         if causal:
             column, row = (build.iota(dtype=i64, shape=shape, axis=a) for a in (rank - 1, rank - 2))
-            found.insert(0, build.le(column, row))
-        return found
+            conditions.append(build.le(column, row))
+        for given in mask:
+            if given.type.dtype is bool_:
+                conditions.append(given)
+            else:
+                scores = build.add(scores, given)
+        for condition in conditions:
+            scores = build.where(condition, scores, -math.inf)
+        return scores, conditions
 
     def _probabilities(
         self, build: Any, q: Value, k: Value, mask: tuple[Value, ...], causal: bool, scale: float
     ) -> tuple[Value, list[Value]]:
-        """The weight of every key for every query, and the conditions under which it may be more than 0."""
-        scores = build.mul(build.matmul(q, k, transpose_b=True), scale)
-        conditions = self._conditions(build, scores, mask, causal)
-        for condition in conditions:
-            scores = build.where(condition, scores, -math.inf)
-        return build.softmax(scores, axis=scores.type.rank - 1), conditions
+        """The weight of every key for every query, and the conditions under which it may be more than 0.
+
+        Softmax, but 0 in a row whose scores are all minus infinity: its maximum counts as 0 and its sum as 1.
+        """
+        scores, conditions = self._scores(build, q, k, mask, causal, scale)
+        if not k.type.shape[-2]:
+            return scores, conditions
+        last = (scores.type.rank - 1,)
+        top = build.max(scores, axes=last)
+        top = build.where(build.eq(top, -math.inf), 0.0, top)
+        e = build.exp(build.sub(scores, keep_axes(build, top, scores, last)))
+        total = build.sum(e, axes=last)
+        total = build.where(build.eq(total, 0.0), 1.0, total)
+        return build.div(e, keep_axes(build, total, scores, last)), conditions
+
+    @staticmethod
+    def _scores_cotangent(build: Any, dy: Value, v: Value, p: Value, conditions: list[Value]) -> Value:
+        """What is left of ``dy`` for the scores with the mask added; 0 where a query may not see a key."""
+        ds = Softmax.cotangent(build, build.matmul(dy, v, transpose_b=True), p, p.type.rank - 1)
+        for condition in reversed(conditions):
+            ds = build.where(condition, ds, 0.0)
+        return ds
 
     def samples(self, random: Random) -> Iterable[Sample]:
         for d in (f64, f32):
@@ -87,15 +116,18 @@ class _Attention(Composite):
                 for causal in (False, True):
                     yield Sample(operands, {"causal": causal, "scale": 0.5}, d is f64)
                 mask = random.integers(0, 2, (*lead, t, s)).astype(np.bool_)
-                mask[..., 0] = True
+                mask[..., 0, :] = False
+                bias = np.where(mask, random.uniform(-1, 1, mask.shape), -np.inf).astype(d.numpy)
                 yield Sample((*operands, mask), {"causal": False, "scale": 0.5}, d is f64)
+                yield Sample((*operands, bias), {"causal": True, "scale": 0.5}, d is f64)
 
 
 class ScaledDotProductAttention(_Attention):
     """``softmax(q @ k^T * scale + mask) @ v`` for ``q [..., T, d]``, ``k [..., S, d]``, ``v [..., S, e]`` (arXiv:1706.03762).
 
-    A fourth operand, bool ``[..., T, S]``, is True where attention is allowed; ``causal`` allows position ``s <= t`` only.
-    What is not allowed has weight exactly 0.
+    A fourth operand ``[..., T, S]`` is a mask: a bool one is True where attention is allowed, a floating one is added to the scores.
+    ``causal`` allows position ``s <= t`` only.  What is not allowed has weight exactly 0, and a row whose scores are all minus
+    infinity gives 0.
     """
 
     name = "scaled_dot_product_attention"
@@ -124,7 +156,11 @@ class ScaledDotProductAttention(_Attention):
         def rule(n: int) -> Callable[[], Value]:
             return lambda: gradients()[n]
 
-        return (rule(0), rule(1), rule(2), *(None for _ in mask))
+        def added() -> Value:
+            p, conditions = self._probabilities(build, q, k, mask, causal, scale)
+            return self._scores_cotangent(build, dy, v, p, conditions)
+
+        return (rule(0), rule(1), rule(2), *(added if m.type.dtype.floating else None for m in mask))
 
 
 class ScaledDotProductAttentionGrad(_Attention):
@@ -163,9 +199,5 @@ class ScaledDotProductAttentionGrad(_Attention):
     ) -> tuple[Value, Value, Value]:
         p, conditions = self._probabilities(build, q, k, mask, causal, scale)
         dv = build.matmul(p, dy, transpose_a=True)
-        dp = build.matmul(dy, v, transpose_b=True)
-        ds = Softmax.cotangent(build, dp, p, p.type.rank - 1)
-        for condition in reversed(conditions):
-            ds = build.where(condition, ds, 0.0)
-        ds = build.mul(ds, scale)
+        ds = build.mul(self._scores_cotangent(build, dy, v, p, conditions), scale)
         return build.matmul(ds, k), build.matmul(ds, q, transpose_a=True), dv

@@ -140,20 +140,21 @@ def test_profile_times_every_kernel(backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", [f32, f16, bf16], ids=str)
 @pytest.mark.parametrize(
-    ("lead", "queries", "keys", "columns", "causal", "masked", "by_head"),
+    ("lead", "queries", "keys", "columns", "causal", "mask", "by_head"),
     [
-        ((), 1, 1, 1, False, False, False),
-        ((2, 3), 130, 66, 16, True, False, True),
-        ((2,), 70, 90, 12, False, True, False),
-        ((4, 8), 512, 512, 64, True, False, True),
-        ((2,), 300, 300, 128, True, True, False),
+        ((), 1, 1, 1, False, "", False),
+        ((2, 3), 130, 66, 16, True, "", True),
+        ((2,), 70, 90, 12, False, "bool", False),
+        ((2,), 70, 90, 12, False, "added", False),
+        ((4, 8), 512, 512, 64, True, "", True),
+        ((2,), 300, 300, 128, True, "bool", False),
     ],
 )
 def test_attention_in_fast_numerics(
-    lead: Shape, queries: int, keys: int, columns: int, causal: bool, masked: bool, by_head: bool, dtype: DType
+    lead: Shape, queries: int, keys: int, columns: int, causal: bool, mask: str, by_head: bool, dtype: DType
 ) -> None:
     shapes = [(*lead, queries, columns), (*lead, keys, columns), (*lead, keys, columns)]
-    module, arrays = attention(shapes, dtype, causal, masked, by_head)
+    module, arrays = attention(shapes, dtype, causal, mask != "", by_head, added=mask == "added")
     (name,) = module.functions
     found = run(module, module[name], arrays, numerics="fast")
     again = run(module, module[name], arrays, numerics="fast")

@@ -63,6 +63,13 @@ def attention(q: Any, k: Any, v: Any) -> Any:
     return ops.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
+def masked_attention(mask: Array) -> Callable[..., Any]:
+    def attend(q: Any, k: Any, v: Any) -> Any:
+        return ops.scaled_dot_product_attention(q, k, v, mask)
+
+    return attend
+
+
 ROWS, HEADS = (48, 64), (2, 4, 32, 16)
 CASES: dict[str, tuple[Callable[..., Any], list[Array], int, int]] = {
     # name: function, arguments, kernels forward, kernels of both directions
@@ -88,6 +95,11 @@ def test_kernels_of_attention_are_the_products_and_one_of_rows_each_way() -> Non
     names = work(compiled(with_pullback(attention), *arrays).function)
     assert names.count("matmul") == 6
     assert len(names) - 6 <= 2, names
+    mask = normal(32, 32, seed=5)
+    for given in (mask, mask > 0):
+        names = work(compiled(with_pullback(masked_attention(given)), *arrays).function)
+        assert names.count("matmul") == 6
+        assert len(names) - 6 <= 2, names
 
 
 def test_kernels_of_cross_entropy() -> None:

@@ -13,7 +13,7 @@ import tapeir as tp
 from tapeir import nn, ops
 from tapeir.backends.compiled import lower
 from tapeir.backends.cuda.program import CudaProgram
-from tapeir.ir.types import DType, Shape, bf16, f16, f32, f64
+from tapeir.ir.types import DType, Shape, bf16, bool_, f16, f32, f64
 
 from .fake_cuda import FakeCuda, fake_cuda
 from .nvrtc import FAST, compile_for, library
@@ -31,8 +31,15 @@ def attentions(program: CudaProgram) -> list[str]:
 
 @runs
 @pytest.mark.parametrize(
-    ("dtype", "causal", "masked", "by_head"),
-    [(f32, False, False, True), (f32, True, False, False), (f16, True, True, False), (bf16, False, False, True)],
+    ("dtype", "causal", "mask", "by_head"),
+    [
+        (f32, False, None, True),
+        (f32, True, None, False),
+        (f16, True, bool_, False),
+        (bf16, False, None, True),
+        (f32, True, f32, False),
+        (bf16, False, bf16, False),
+    ],
 )
 @pytest.mark.parametrize(
     ("lead", "queries", "keys", "columns", "values"),
@@ -45,11 +52,11 @@ def attentions(program: CudaProgram) -> list[str]:
     ],
 )
 def test_attention_and_its_gradient(
-    lead: Shape, queries: int, keys: int, columns: int, values: int, causal: bool, masked: bool, by_head: bool, dtype: DType
+    lead: Shape, queries: int, keys: int, columns: int, values: int, causal: bool, mask: DType | None, by_head: bool, dtype: DType
 ) -> None:  # fmt: skip
     shapes = [(*lead, queries, columns), (*lead, keys, columns), (*lead, keys, values)]
     by_head &= len(lead) == 2
-    module, arrays = attention(shapes, dtype, causal, masked, by_head)
+    module, arrays = attention(shapes, dtype, causal, mask is not None, by_head, added=mask is dtype)
     (name,) = module.functions
     program = executable(module, name, numerics="fast")
     assert attentions(program.program) == ["attention", "attention_dq", "attention_dk"]
@@ -62,18 +69,21 @@ def test_attention_and_its_gradient(
 
 
 @runs
-def test_a_query_that_sees_no_key_is_nan_as_in_the_decomposition() -> None:
-    module, arrays = attention([(20, 8), (70, 8), (70, 8)], masked=True)
-    arrays[4][3] = False
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("numerics", ["exact", "fast"])
+def test_a_query_that_sees_no_key_gives_0(numerics: str, added: bool) -> None:
+    module, arrays = attention([(20, 8), (70, 8), (70, 8)], masked=True, added=added)
+    arrays[4][3] = -np.inf if added else False
     (name,) = module.functions
     wanted = attention_by_definition(arrays)
-    for found, expected in zip(executable(module, name, numerics="fast").run(arrays), wanted, strict=True):
+    results = executable(module, name, numerics=numerics).run(arrays)
+    for found, expected in zip(results, wanted, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-    y, dq, dk, dv = wanted
-    assert np.isnan(y[3]).all()
-    assert np.isnan(dv).all()
-    assert not np.isnan([y[2], dq[2]]).any()
-    assert not np.isnan(dk).any()
+    y, dq, _, _ = results
+    assert (y[3] == 0).all()
+    assert (dq[3] == 0).all()
+    assert np.abs(y[2]).max() > 0
+    assert np.abs(dq[2]).max() > 0
 
 
 def launched(program: CudaProgram) -> list[str]:
@@ -96,7 +106,9 @@ def test_attention_is_its_decomposition_elsewhere(dtype: DType, columns: int, nu
 @pytest.mark.parametrize("dtype", [f32, bf16], ids=str)
 @pytest.mark.parametrize("columns", [5, 64, 128])
 def test_attention_compiles(columns: int, dtype: DType, arch: str) -> None:
-    module, _ = attention([(2, 4, 100, columns)] * 3, dtype, causal=True, masked=columns == 5, by_head=columns == 64)
+    module, _ = attention(
+        [(2, 4, 100, columns)] * 3, dtype, True, masked=columns != 64, by_head=columns == 64, added=columns == 128
+    )
     (name,) = module.functions
     program = program_of(module, name, numerics="fast")
     assert len(attentions(program)) == 3
