@@ -144,13 +144,13 @@ class Operators:
         """See ``ops.reshape``; one size may be -1."""
         return functional.reshape(self, shape[0] if len(shape) == 1 else shape)
 
-    def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+    def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
         """See ``ops.sum``."""
-        return functional.sum(self, axis=axis, keepdims=keepdims)
+        return functional.sum(self, axis=axis, keepdims=keepdims, dtype=dtype)
 
-    def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+    def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
         """See ``ops.mean``."""
-        return functional.mean(self, axis=axis, keepdims=keepdims)
+        return functional.mean(self, axis=axis, keepdims=keepdims, dtype=dtype)
 
     def astype(self, dtype: Any) -> Tensor:
         """See ``ops.astype``."""

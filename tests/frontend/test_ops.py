@@ -72,7 +72,8 @@ WEAK: list[tuple[str, Callable[[Any], Any], tp.TensorType, str]] = [
     ("clip(i32, 0, 3)", lambda x: ops.clip(x, 0, 3), tp.i32[2], "i32[2]"),
     ("maximum(f32, 0)", lambda x: ops.maximum(x, 0), tp.f32[2], "f32[2]"),
     ("sum(bool)", ops.sum, tp.bool_[2], "i64[]"),
-    ("sum(i32)", ops.sum, tp.i32[2], "i32[]"),
+    ("sum(u16)", ops.sum, tp.u16[2], "u64[]"),
+    ("sum(i32)", ops.sum, tp.i32[2], "i64[]"),
     ("argmax", ops.argmax, tp.f32[2], "i64[]"),
     ("2 - u8", lambda x: 2 - x, tp.u8[2], "u8[2]"),
 ]
