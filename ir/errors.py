@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import linecache
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+from .escape import shortened
+from .lines import source_line
 
 if TYPE_CHECKING:
     from .graph import Location
     from .origin import Origin
 
 MOST_PLACES = 4
-LONGEST = 1000
-"""Characters of a message."""
-
-
-def shortened(text: str, limit: int = LONGEST) -> str:
-    """Text fit to be shown: its middle left out where it is long, characters that would not print as their escapes."""
-    if len(text) > limit:
-        text = f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
-    return text if text.isprintable() else "".join(map(_escaped, text))
-
-
-def _escaped(character: str) -> str:
-    return character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
 
 
 class IRError(Exception):
@@ -130,7 +119,7 @@ def place_text(locations: Sequence[Location]) -> str:
     if not locations:
         return ""
     where = places_text(locations[:1])
-    source = linecache.getline(locations[0].file, locations[0].line).strip()
+    source = source_line(locations[0].file, locations[0].line)
     return f"{where}\n    {source}\n" if source else f"{where}\n"
 
 

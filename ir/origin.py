@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .graph import Location
+from .lines import own
 
 if TYPE_CHECKING:
     from .graph import Module
@@ -79,6 +80,7 @@ class Origin:
 
     def locate(self, module: Module) -> None:
         """Give every instruction that has no location the line of this text."""
+        own(self.file)
         for function in module:
             for i in function.instructions:
                 if not i.location and i in self.spans:

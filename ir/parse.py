@@ -15,7 +15,8 @@ import numpy as np
 from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedInput
 from lark.exceptions import VisitError
 
-from .errors import ParseError, shortened
+from .errors import ParseError
+from .escape import shortened
 from .graph import PLACE_RULE, PLACES, ROLES, Function, Instruction, Location, Mark, Module, Place, Symbol, Value
 from .literal import Literal
 from .op import BITS, OPS, Attr, Op

@@ -16,6 +16,7 @@ from typing import ParamSpec, TypeVar
 
 from .errors import IRError
 from .graph import Location
+from .lines import own
 
 _BOUNDARIES: set[CodeType] = set()
 _LIBRARY: dict[CodeType, bool] = {}
@@ -41,6 +42,8 @@ def is_library(frame: FrameType) -> bool:
             or file.startswith((_PYTHON, "<frozen", "<tapeir"))
             or _INSTALLED in file
         )
+        if not known:
+            own(file)
     return known
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any, NoReturn, cast
 
-from .errors import IRError, VerifyError, shortened
+from .errors import IRError, VerifyError
+from .escape import shortened
 from .graph import PLACE_RULE, PLACES, ROLES, Function, Instruction, Module, Place, Symbol, Value
 from .literal import Literal
 from .op import BITS, Control

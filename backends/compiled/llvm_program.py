@@ -19,7 +19,7 @@ import numpy as np
 
 from ...ir import Function, Instruction, IRError, Module, Value
 from ...ir.op import Control, Layout, Source
-from ...ir.print import print_module
+from ...ir.print import print_module, quote
 from ...ir.types import DTYPES, Array
 from ...passes import PASSES
 from ...passes.canonicalize import RULES
@@ -59,7 +59,7 @@ def program_key(module: Module, traced: Function, settings: str, fast: bool) -> 
     homes |= {type(rule).__module__ for rule in RULES} | {p.run.__module__ for p in PASSES.values()}
     if not all(home.startswith("tapeir.") for home in homes):
         return None
-    text = f"@{traced.name}\n{print_module(module, locations=True)}"
+    text = f"@{quote(traced.name)}\n{print_module(module, locations=True)}"
     return ProgramKey(
         _fingerprint(text),
         sources(),
@@ -172,7 +172,9 @@ def image_of(made: Program, begin: float) -> Image:
     said, patience = False, float(os.environ.get(PATIENCE, 1.0))
     for n, text in enumerate(texts):
         if not said and time.perf_counter() - begin > patience:
-            print(f"compiling @{f.name} of {made.module.name}: kernel {n} of {len(texts)}", file=sys.stderr)
+            print(
+                f"compiling @{quote(f.name)} of {quote(made.module.name)}: kernel {n} of {len(texts)}", file=sys.stderr
+            )
             said = True
         objects.append(engine.object_of(text, about=f"kernel of @{f.name}, {made.module.name}"))
     objects.append(engine.object_of(made.main, about=f"steps of @{f.name}, {made.module.name}"))

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...ir import Function, Instruction, Module, Value, philox
 from ...ir.errors import IRError
+from ...ir.escape import comment
 from ...ir.op import (
     Contract,
     Control,
@@ -62,7 +63,8 @@ class NumpyProgram(Executable):
         constants = sum(c.nbytes for c in self._out.constants)
         caller = sum(v.type.nbytes for v in self._places.caller)
         self.memory = PlannedMemory.of(function, self._out.scratch_bytes + constants + caller)
-        code = compile(self.source, f"<tapeir {module.name}.{function.name} {id(self):x}>", "exec")
+        name = comment(f"{module.name}.{function.name}")
+        code = compile(self.source, f"<tapeir {name} {id(self):x}>", "exec")
         linecache.cache[code.co_filename] = (len(self.source), None, self.source.splitlines(True), code.co_filename)
         scope: dict[str, Any] = {}
         exec(code, scope)
@@ -108,7 +110,7 @@ class NumpyProgram(Executable):
             return
         where = f"  {i.location[0].file.rsplit('/', 1)[-1]}:{i.location[0].line}" if i.location else ""
         begin = len(self._out.body)
-        self._out.line(f"# {instruction(i, self._names).split(' : ')[0]}{where}")
+        self._out.line(f"# {comment(instruction(i, self._names).split(' : ')[0] + where)}")
         if op.check is not None:
             self._check(i, pool)
         if isinstance(op, View):
@@ -304,7 +306,7 @@ class NumpyProgram(Executable):
             ref = self._places.refs[v] = self._places.resolve(v)
             if role in ("input", None):
                 parameters.append(f"in{len(parameters)}")
-                self._out.line(f"copyto({self._out.var(ref)}, {parameters[-1]})  # {self._names.of[v]}")
+                self._out.line(f"copyto({self._out.var(ref)}, {parameters[-1]})  # {comment(self._names.of[v])}")
         for i in f.instructions:
             begin = len(self._out.body)
             self._instruction(i)
@@ -318,8 +320,8 @@ class NumpyProgram(Executable):
             else:
                 outputs.append(f"{self._out.var(self._out.full(ref, v.type.shape))}.copy()")
         self._out.line(f"return ({', '.join(outputs)}{',' if len(outputs) == 1 else ''})")
-        head = f'"""@{f.name} of module @{self.module.name}: arena {self._arena_bytes} bytes, scratch {self._out.scratch_bytes} bytes."""'
-        self.source = "\n".join([head, "", "", *self._text([("run", parameters, self._out.body)], "run"), ""])
+        head = f"@{f.name} of module @{self.module.name}: arena {self._arena_bytes} bytes, scratch {self._out.scratch_bytes} bytes."
+        self.source = "\n".join([ascii(head), "", "", *self._text([("run", parameters, self._out.body)], "run"), ""])
 
     def _text(self, functions: Sequence[tuple[str, list[str], list[str]]], returned: str) -> list[str]:
         """``program``, which sets up the arrays and returns functions (name, parameters, lines) that use them."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import PurePath
 
 from ...ir import Function, Instruction, Module, Value
+from ...ir.escape import comment
 from ...ir.op import Control, Layout, Scatter
 from ...ir.types import u8
 from ...passes.fuse import form_of
@@ -30,6 +32,8 @@ UNITS = 8
 """Sources into which the kernels of a program are parted at most."""
 UNIT_TEXT = 6000
 """Characters of a source worth a compiler of its own."""
+NUMBERED = re.compile(r"k\d{1,9}", re.ASCII)
+"""The names that the compiler itself gives kernel functions."""
 
 
 def _module(kernels: Sequence[str]) -> str:
@@ -126,7 +130,7 @@ class CudaProgram(Lowering[Call]):
         for (i, call), turn in zip(self.calls, turns, strict=True):
             place = next(iter(i.location), None) if i is not None else None
             user = f"  {PurePath(place.file).name}:{place.line}" if place is not None else ""
-            lines.append(f"// {'    ' * turn.lane}{call}{user}")
+            lines.append(f"// {'    ' * turn.lane}{comment(f'{call}{user}')}")
         return f"{self.source}\n" + "\n".join(lines) + "\n"
 
     def named(
@@ -162,9 +166,9 @@ class CudaProgram(Lowering[Call]):
             writer = KernelWriter(Nest(function, layouts, targets), name, aligned, self.fast, apart)
             return writer.text, writer.launch
 
-        hint = (
-            function.name if function.name != "k" else "_".join(["k", *(i.op.name for i in function.instructions[-1:])])
-        )
+        # A function of a text may have the name of anything in C.
+        ours = NUMBERED.fullmatch(function.name) is not None
+        hint = function.name if ours else "_".join(["k", *(i.op.name for i in function.instructions[-1:])])
         return self.named(form, hint, operands, results, make)
 
     def contract(self, i: Instruction, a: Ref, b: Ref, out: Ref, sizes: Sizes) -> Call:

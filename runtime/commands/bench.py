@@ -10,14 +10,14 @@ from typing import Any
 
 from ...backends import base
 from ...ir import IRError, TensorType
-from ...ir.errors import shortened
+from ...ir.escape import shortened
 from .. import bench as benching
 from ..bench import PEERS, Cost
 from .cache import amount
 from .listings import aligned
 from .modules import Given, ModelIR
 from .profile import measured_backend
-from .settings import UsageError, choice, entry, note
+from .settings import UsageError, choice, entry, note, show
 
 
 @entry
@@ -41,13 +41,13 @@ def bench(path: Path, against: Sequence[str], rounds: int, seconds: float, as_js
     first = model.batch[0]
     rows = first.shape[0] if (isinstance(first, TensorType) or hasattr(first, "shape")) and first.shape else 1
     if as_json:
-        print(json.dumps(_json(path, ours, others), indent=1, allow_nan=False))
+        show(json.dumps(_json(path, ours, others), indent=1, allow_nan=False))
         return
-    print(
+    show(
         f"{path.stem}: train_step, {rows} rows, {model.setting.dtype}, device {model.config.device}, "
         f"medians of {rounds} rounds of {seconds:g} s"
     )
-    print("\n".join(_table(ours, others)))
+    show("\n".join(_table(ours, others)))
     for cost in others:
         if cost.note:
             note(f"{cost.contender}: {shortened(' '.join(cost.note.split()), 200)}")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ...backends import base, cache, kernels
 from ...backends.compiled import CompiledBackend
 from ...ir import Function, Module
-from ...ir.errors import shortened
+from ...ir.escape import shortened
 from ...ir.print import quote
 from ...passes import VERSION
 from ..ir_file import EntryError, entry_of
@@ -21,7 +21,7 @@ from ..runtime import NUMERICS
 from .listings import aligned
 from .modules import Given, backend_for, is_ir, read_ir
 from .profile import measured_backend, model_entry
-from .settings import UsageError, choice, entry
+from .settings import UsageError, choice, entry, show
 
 SHOWN = 12
 """Characters of a key that are shown."""
@@ -66,22 +66,22 @@ def cache_ls() -> None:
     """Print a line an entry, the latest used first, and a total."""
     off = _off()
     if off is not None:
-        print(off)
+        show(off)
         return
     entries = cache.entries()
     rows = [("kind", "key", "size", "used", "what")]
     rows += [(e.kind, e.key[:SHOWN], amount(e.size), f"{age(e.age)} ago", shortened(e.about, 40)) for e in entries]
     if entries:
-        print("\n".join(aligned(rows)))
+        show("\n".join(aligned(rows)))
     total = amount(sum(e.size for e in entries))
-    print(f"{_count(len(entries), 'entry')}, {total} of at most {amount(cache.LIMIT)}, in {cache.folder()}")
+    show(f"{_count(len(entries), 'entry')}, {total} of at most {amount(cache.LIMIT)}, in {cache.folder()}")
 
 
 @entry
 def cache_clear() -> None:
     """Delete every entry, and print how many there were."""
     off = _off()
-    print(off if off is not None else f"deleted {_count(cache.clear(), 'entry')} from {cache.folder()}")
+    show(off if off is not None else f"deleted {_count(cache.clear(), 'entry')} from {cache.folder()}")
 
 
 # why
@@ -92,45 +92,43 @@ def cache_why(path: Path | None, name: str | None, mode: str | None, given: Give
     """Print whether the program of an entry is in the cache, and what its key is made of; without a file, what all keys share."""
     off = _off()
     if off is not None:
-        print(off)
+        show(off)
         return
     if path is None:
         if name is not None or mode is not None or given.flags or given.arguments:
             raise UsageError("flags of a model go with a file")
-        print(f"in every key of a program, besides its text; the cache is in {cache.folder()}")
-        print("\n".join(_lines(_shared(), {})))
+        show(f"in every key of a program, besides its text; the cache is in {cache.folder()}")
+        show("\n".join(_lines(_shared(), {})))
         return
     module, function, backend, numerics = _program(path, name, mode, given)
     kept = _keeps_nothing(backend)
     if kept is not None:
-        print(f"{path.stem}: @{quote(function.name)}: {kept}")
+        show(f"{path.stem}: @{quote(function.name)}: {kept}")
         return
     from ...backends.compiled.llvm_program import program_key  # it needs llvmlite
 
     parts = program_key(module, function, base.get(backend).cache_key(), numerics == "fast")
     if parts is None:
-        print(
-            f"{path.stem}: @{quote(function.name)}: an op, a rewrite or a pass is not TapeIR's own: nothing is cached"
-        )
+        show(f"{path.stem}: @{quote(function.name)}: an op, a rewrite or a pass is not TapeIR's own: nothing is cached")
         return
     key = parts.name
     programs = [e for e in cache.entries() if e.kind == "programs"]
     found = next((e for e in programs if e.key == key), None)
     others = [e for e in programs if e.key != key and e.about.startswith(f"@{function.name} of {module.name},")]
-    print(f"{path.stem}: @{quote(function.name)}, backend {backend}, key {key[:SHOWN]}")
+    show(f"{path.stem}: @{quote(function.name)}, backend {backend}, key {key[:SHOWN]}")
     if found is not None:
-        print(f"in the cache: {found.about}, {amount(found.size)}, used {age(found.age)} ago")
+        show(f"in the cache: {found.about}, {amount(found.size)}, used {age(found.age)} ago")
     else:
-        print("not in the cache: it is compiled when it is first run")
+        show("not in the cache: it is compiled when it is first run")
     before = dict(_PART.findall(others[0].about)) if others and found is None else {}
-    print("the key is made of")
+    show("the key is made of")
     text = Part("text", parts.text[:8], "ops, types, names and source lines: irc dump --locations prints it")
     compiler = Part("compiler", parts.compiler[:8], _COMPILER)
     settings = Part("settings", parts.settings[:8], _settings(numerics))
-    print("\n".join(f"  {line}" for line in _lines([text, compiler, settings], before)))
+    show("\n".join(f"  {line}" for line in _lines([text, compiler, settings], before)))
     if others:
         latest = f"the latest {others[0].key[:SHOWN]}, used {age(others[0].age)} ago"
-        print(f"under other keys: {_count(len(others), 'program')} of @{quote(function.name)}, {latest}")
+        show(f"under other keys: {_count(len(others), 'program')} of @{quote(function.name)}, {latest}")
 
 
 class Part(NamedTuple):

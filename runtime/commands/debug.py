@@ -24,7 +24,7 @@ from ..ir_file import argument_names, write_arrays
 from .diff import lines
 from .listings import aligned
 from .modules import Given, backend_for, target
-from .settings import UsageError, check_output, choice, entry, note, write_module
+from .settings import UsageError, check_output, choice, entry, note, show, write_module
 
 GRADES = {"none": "same bits", "rounding": "rounding-sized", "real": "a real difference"}
 FAULTS = {
@@ -71,11 +71,11 @@ def compare(path: Path, request: DebugRequest, given: Given) -> bool:
     backend, device = _backend(request, given)
     found = comparing.compare(module, name, arrays, backend=backend, device=device, options={"numerics": numerics})
     if request.json:
-        print(json.dumps(_json(found, folder), indent=1, allow_nan=False))
+        show(json.dumps(_json(found, folder), indent=1, allow_nan=False))
     else:
-        print("\n".join(_report(found, path, name, backend, folder)))
+        show("\n".join(_report(found, path, name, backend, folder)))
         if found.grade == "rounding" and numerics != "exact":
-            print(f"numerics {numerics} may round otherwise than the tape")
+            show(f"numerics {numerics} may round otherwise than the tape")
     return found.grade != "none"
 
 
@@ -164,24 +164,24 @@ def bisect(path: Path, request: DebugRequest, given: Given) -> None:
     if found is None:
         raise IRError(f"no pass changes what @{quote(name)} computes: there is nothing to bisect")
     if not found.pass_:
-        print(f"every pass keeps the results; the program of {backend} does not: {found.symptom}")
-        print("  irc compare names the kernel")
+        show(f"every pass keeps the results; the program of {backend} does not: {found.symptom}")
+        show("  irc compare names the kernel")
         return
     done = found.application
     where = f"pass {found.number}, {found.pass_}"
     if done is None:
-        print(f"{where}: {found.symptom}")
-        print("  it does not count its rewrites, so none is named")
+        show(f"{where}: {found.symptom}")
+        show("  it does not count its rewrites, so none is named")
     else:
         at = f"{done.at.op.name} : {done.at.results[0].type}"
-        print(f"{where}: rewrite {done.number} of the pipeline, {done.rule} on {at}")
+        show(f"{where}: rewrite {done.number} of the pipeline, {done.rule} on {at}")
         if found.location:
-            print(f"  {places_text(found.location, folder)}")
-        print(f"  with {done.number - 1} rewrites the results are the tape's; with {done.number}: {found.symptom}")
+            show(f"  {places_text(found.location, folder)}")
+        show(f"  with {done.number - 1} rewrites the results are the tape's; with {done.number}: {found.symptom}")
     if found.change is not None:
-        print("  what it did:")
+        show("  what it did:")
         for line, _ in lines(found.change, (folder, folder)):
-            print(f"    {line}")
+            show(f"    {line}")
 
 
 # reduce

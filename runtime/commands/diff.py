@@ -16,10 +16,11 @@ from rich.text import Text
 from ...ir import Diff, Difference, Side
 from ...ir import diff as structural_diff
 from ...ir.errors import places_text
+from ...ir.escape import printable
 from ...ir.print import quote
 from ..page import diff_page, view_page
 from .modules import Given, check_stage, opened
-from .settings import check_output, choice, entry, note, write_text
+from .settings import check_output, choice, entry, note, show, write_text
 
 COLOURS = {"added": "green", "removed": "red", "changed": "yellow"}
 
@@ -49,7 +50,7 @@ def diff(a: Path, b: Path, request: DiffRequest, given: Given) -> bool:
     found = structural_diff(first.module, second.module)
     bases = _bases(first.base, second.base)
     if request.json:
-        print(json.dumps(_json(found, bases), indent=1))
+        show(json.dumps(_json(found, bases), indent=1))
     elif found:
         _print(found, bases)
     if request.output is not None:
@@ -120,7 +121,7 @@ def _difference(d: Difference, bases: tuple[str | None, str | None]) -> Iterator
 def _print(found: Diff, bases: tuple[str | None, str | None]) -> None:
     console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
     for line, kind in lines(found, bases):
-        console.print(Text(line, style=COLOURS.get(kind, "bold")))
+        console.print(Text(printable(line), style=COLOURS.get(kind, "bold")))
     count = {k: sum(d.kind == k for d in found.differences) for k in ("changed", "removed", "added")}
     total = len(found.differences)
     words = ", ".join(f"{n} {kind}" for kind, n in count.items() if n)

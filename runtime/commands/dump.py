@@ -12,7 +12,7 @@ from ...ir.print import Names
 from ...passes import PASSES, PIPELINES
 from ..runtime import NUMERICS
 from .modules import ENTRIES, Given, ModelIR, check_stage, read_ir
-from .settings import UsageError, check_device, check_output, choice, entry, note, write_module, write_text
+from .settings import UsageError, check_device, check_output, choice, entry, note, show, write_module, write_text
 
 
 @dataclass(frozen=True)
@@ -131,5 +131,5 @@ def check(paths: Sequence[Path]) -> bool:
             valid = False
             continue
         functions, ops = len(module.functions), sum(len(f.instructions) for f in module)
-        print(f"{path}: {functions} function{'' if functions == 1 else 's'}, {ops} op{'' if ops == 1 else 's'}, valid")
+        show(f"{path}: {functions} function{'' if functions == 1 else 's'}, {ops} op{'' if ops == 1 else 's'}, valid")
     return valid

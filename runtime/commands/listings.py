@@ -11,6 +11,7 @@ from ...ir.errors import BackendError
 from ...ir.op import REQUIRED
 from ...ir.print import attribute
 from ...passes import PASSES
+from .settings import show
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -23,7 +24,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _print(rows: Sequence[Sequence[str]]) -> None:
-    print("\n".join(aligned(rows)))
+    show("\n".join(aligned(rows)))
 
 
 def _summary(doc: str | None) -> str:
@@ -36,7 +37,7 @@ def list_ops(markdown: bool = False) -> None:
     """Every op: name, family, and the first line of its docstring; or the table of the language reference."""
     ops = sorted(OPS.values(), key=lambda op: (op.family, op.name))
     if markdown:
-        print(op_table(), end="")
+        show(op_table(), end="")
     else:
         _print([(op.name, op.family, _summary(op.__doc__)) for op in ops])
 
@@ -82,4 +83,4 @@ def list_backends() -> None:
         rows.append((name, devices, _summary(type(backend).__doc__)))
     _print(rows)
     reason = kernels.fallback_reason()
-    print(f"kernel table (cpu): {kernels.table().summary}" + (f"; not native: {reason}" if reason else ""))
+    show(f"kernel table (cpu): {kernels.table().summary}" + (f"; not native: {reason}" if reason else ""))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...ir import Location, TensorType
-from ...ir.errors import shortened
+from ...ir.escape import shortened
 from ...ir.print import quote
 from .. import profile as profiling
 from ..entries import ENTRIES
@@ -19,7 +19,7 @@ from ..profile import Profile, Timed
 from ..trainer import Advanced, Config
 from .listings import aligned
 from .modules import ALL, Given, ModelIR, aside, backend_for, check_usable, is_ir, target
-from .settings import UsageError, choice, entry
+from .settings import UsageError, choice, entry, show
 
 ROWS = 40
 """Kernels that the table shows."""
@@ -60,9 +60,9 @@ def profile(path: Path, name: str | None, mode: str | None, as_json: bool, given
         call = _call(model, config, chosen, mode)
     found = profiling.profile(module, function, arrays, backend=backend, device=device, numerics=numerics, call=call)
     if as_json:
-        print(json.dumps(_json(found, backend, base), indent=1, allow_nan=False))
+        show(json.dumps(_json(found, backend, base), indent=1, allow_nan=False))
     else:
-        print("\n".join(_report(found, path, backend, base)))
+        show("\n".join(_report(found, path, backend, base)))
 
 
 @aside

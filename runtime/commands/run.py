@@ -16,7 +16,7 @@ from ...ir.print import quote
 from ..ir_file import EntryError, arguments, entry_of, listed, read_arrays, run_steps, shown, write_arrays
 from ..runtime import NUMERICS
 from .modules import Given, backend_for, is_ir, read_ir
-from .settings import UsageError, check_output, choice, entry
+from .settings import UsageError, check_output, choice, entry, show
 from .train import train
 
 IR_FLAGS = ("backend", "device", "seed", "numerics", "steps")
@@ -54,7 +54,7 @@ def run(path: Path, request: RunRequest, given: Given) -> None:
     with contextlib.redirect_stdout(sys.stderr) if request.json else contextlib.nullcontext():
         result = work(path, request, given)
     if request.json:
-        print(json.dumps(result, allow_nan=False))
+        show(json.dumps(result, allow_nan=False))
 
 
 def _train(path: Path, request: RunRequest, given: Given) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _run_ir(path: Path, request: RunRequest, given: Given) -> dict[str, Any]:
             raise UsageError(str(error)) from None
         raise
     count = sum(len(f.instructions) for f in module)
-    print(
+    show(
         f"{path.stem}: @{quote(function.name)}, {count} ops, backend {backend}, device {device}, seed {seed}",
         flush=True,
     )
@@ -109,7 +109,7 @@ def _run_ir(path: Path, request: RunRequest, given: Given) -> dict[str, Any]:
     )
     results = run_steps(function, program, arrays, steps)
     for line in shown(results, function):
-        print(line)
+        show(line)
     if request.outputs is not None:
         write_arrays(request.outputs, results)
     return {

@@ -14,6 +14,7 @@ from typing import Any
 from ...backends import base
 from ...backends.cuda.devices import NAME as DEVICE_NAME
 from ...ir import IRError, Module, print_module, save
+from ...ir.escape import printable
 from ...ir.files import write_atomically
 from ...ir.source import boundary
 from ..model_file import ModelFile, load
@@ -144,4 +145,9 @@ def write_module(module: Module, output: Path | None, *, locations: bool = False
 
 def note(line: str) -> None:
     """A line for the person at the terminal, on standard error."""
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)
+
+
+def show(text: str, *, end: str = "\n", flush: bool = False) -> None:
+    """Text on standard output, in which no name can do anything to a terminal."""
+    print(printable(text), end=end, flush=flush)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...ir import IRError
 from ..trainer import Advanced
-from .settings import check_output, open_model, settings
+from .settings import check_output, open_model, settings, show
 
 
 def train(path: Path, flags: Mapping[str, Any], save: Path | None, arguments: Sequence[str]) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def train(path: Path, flags: Mapping[str, Any], save: Path | None, arguments: Se
     runtime = advanced.runtime
     count = sum(a.size for a in runtime.params.values())
     head = f"{file.stem}: {count:,} parameters, {runtime.dtype}, backend {config.backend}, device {config.device}"
-    print(f"{head}, seed {config.seed}", flush=True)
+    show(f"{head}, seed {config.seed}", flush=True)
     data = file.data()
     if data is None:
         raise IRError(
@@ -32,20 +32,20 @@ def train(path: Path, flags: Mapping[str, Any], save: Path | None, arguments: Se
     train, test = data
     if config.numerics != "exact" and len(train):
         batch = next(iter(advanced.loader(train, options.batch_size, shuffle=False)))
-        print(_moved(runtime.distance(*batch)), flush=True)
+        show(_moved(runtime.distance(*batch)), flush=True)
     trained = advanced.train(train, options)
     report = trained.report
     if report.loss_before is None or report.loss_after is None:
-        print(f"no updates left to do: the run is at step {runtime.step_count}")
+        show(f"no updates left to do: the run is at step {runtime.step_count}")
     else:
         speed = f"{report.seconds:.2f} s ({report.steps_per_second:,.0f} steps/s)"
         steps = f"{report.steps} step{'' if report.steps == 1 else 's'}"
-        print(f"trained {steps} in {speed}: loss {report.loss_before:.4f} -> {report.loss_after:.4f}")
+        show(f"trained {steps} in {speed}: loss {report.loss_before:.4f} -> {report.loss_after:.4f}")
     if save is not None:
         trained.save(save)
     evaluation = None if test is None else trained.eval(test)
     if evaluation is not None:
-        print(f"test: {evaluation}")
+        show(f"test: {evaluation}")
     if "report" in file.names:
         with runtime.in_mode("eval"):
             file.names["report"](trained)

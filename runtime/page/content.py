@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 import os
 import re
 import zlib
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...ir.graph import Function, Instruction, Location, Module, Symbol, Value
+from ...ir.lines import source_line
 from ...ir.literal import Literal
 from ...ir.origin import Origin
 from ...ir.print import Names, argument, attribute, print_function, quote, result
@@ -51,16 +51,12 @@ class Places:
         """The number of a location, which is kept with the text of its line if there is any and ``source`` asks for it."""
         if place not in self._known:
             self._known[place] = len(self.rows)
-            text = self._source(place) if source else ""
+            text = source_line(place.file, place.line, self._base) if source else ""
             self.rows.append((self._shown(place.file), place.line, place.module, text))
         return self._known[place]
 
     def _shown(self, file: str) -> str:
         return os.path.relpath(file, self._base).replace(os.sep, "/") if self._base and os.path.isabs(file) else file
-
-    def _source(self, place: Location) -> str:
-        file = os.path.join(self._base or "", place.file)
-        return linecache.getline(file, place.line).strip() if os.path.isabs(file) and os.path.isfile(file) else ""
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...ir import BackendError, Function, Instruction, TensorType, Value
+from ...ir.escape import comment
 from ...ir.op import Contract, Elementwise, Gather, Join, Key, Random32, Reduce, Scatter, Source, View
 from ...ir.scalar import Scalar, ScalarBuilder
 from ...ir.types import Array, DType, Shape, key, u32
@@ -375,7 +376,7 @@ class Writer(ScalarBuilder):
         """The program, ready to run."""
         source = self.write()
         scope = {**self.scope(), **self.constants}
-        exec(compile(source, f"<{self.namespace} of @{self.function.name}>", "exec"), scope)
+        exec(compile(source, f"<{self.namespace} of @{comment(self.function.name)}>", "exec"), scope)
         return Peer(self.function, source, scope["step"], self.hold, self.host)
 
 

@@ -15,6 +15,7 @@ import typer
 
 from . import __version__
 from .ir.errors import IRError
+from .ir.escape import printable
 from .ir.source import FULL, is_library
 from .runtime import commands
 from .runtime.commands import DebugRequest, DiffRequest, DumpRequest, OptRequest, RunRequest, UsageError
@@ -113,7 +114,7 @@ def _usage(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except UsageError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise typer.BadParameter(printable(str(error))) from None
     except KeyboardInterrupt:
         print("interrupted: what was not written before is gone", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -478,13 +479,14 @@ def _explain(debug: bool, code: int = 1) -> Callable[[type[BaseException], BaseE
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if debug:
-            traceback.print_exception(error)
+            print(printable("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         elif isinstance(error, IRError):
-            print(f"error: {error}", file=sys.stderr)
+            print(printable(f"error: {error}"), file=sys.stderr)
         else:
             frames = [f for f in _frames(trace) if f.line]
             where = f"{frames[-1].filename}:{frames[-1].lineno}\n    {frames[-1].line}\n" if frames else ""
-            print(f"error: {where}{kind.__name__}: {error}\n  --debug shows where it was raised", file=sys.stderr)
+            message = f"error: {where}{kind.__name__}: {error}\n  --debug shows where it was raised"
+            print(printable(message), file=sys.stderr)
         if code != 1:
             raise SystemExit(code)
 

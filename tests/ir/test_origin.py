@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tapeir.ir import Module, ParseError, TextError, VerifyError, parse
-from tapeir.ir.errors import LONGEST, shortened
+from tapeir.ir.escape import LONGEST, shortened
 from tapeir.ir.origin import CONTEXT, WIDTH, Origin
 from tapeir.ir.types import f32
 
