@@ -2,6 +2,8 @@
 
 An entry is one file, written whole or not at all, so any number of processes may share the folder.  It carries a checksum: a damaged
 entry counts as absent and is removed.  A folder that cannot be read or written is no error, it merely caches nothing.
+
+Entries are code that runs.  A folder or an entry that another user owns or can write is not used, and a line says so.
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ import contextlib
 import hashlib
 import os
 import re
+import stat
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..ir.escape import printable
 
 KINDS = ("kernels", "programs")
 LIMIT = 512 << 20
@@ -62,12 +67,84 @@ def folder() -> Path | None:
     return base / "tapeir"
 
 
+def refusal() -> str | None:
+    """Why the folder is not used although there is one, and what helps; None where it is used.
+
+    Others could replace what is in a folder that they can write, or in one above it, unless that is sticky as ``/tmp`` is.  Systems
+    without numbers of users are not checked.
+    """
+    root = folder()
+    if root is None or not hasattr(os, "geteuid"):
+        return None
+    own = [path for path in (root, *(root / kind for kind in KINDS)) if path.exists()]
+    for path in own:
+        reason = _foreign(path, path.stat())
+        if reason is not None:
+            return reason
+    for path in dict.fromkeys((*root.parents, *Path(os.path.realpath(root)).parents)):
+        if path.exists() and not (status := path.stat()).st_mode & stat.S_ISVTX and _others_write(status):
+            return _refused(path, "its group or others can write it", f"chmod go-w '{path}', or {_ELSEWHERE}")
+    return None
+
+
+_ELSEWHERE = "TAPEIR_CACHE=a folder that is yours alone, or TAPEIR_CACHE=off"
+
+
+def _foreign(path: Path, status: os.stat_result) -> str | None:
+    """Why a folder or an entry is not used; None where it is the user's and nobody else can write it."""
+    if status.st_uid != os.geteuid():
+        return _refused(path, f"it belongs to user {status.st_uid}, and this is user {os.geteuid()}", _ELSEWHERE)
+    if _others_write(status):
+        return _refused(path, "its group or others can write it", f"chmod go-w '{path}'")
+    return None
+
+
+def _refused(path: Path, fact: str, remedy: str) -> str:
+    return printable(f"{path} is not used as a cache of code: {fact}\n  remedy: {remedy}")
+
+
+def _others_write(status: os.stat_result) -> bool:
+    """Whether another user may write a file; the group of a user's own name has no other member."""
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    return bool(status.st_mode & stat.S_IWGRP) and not _is_private(status.st_gid)
+
+
+def _is_private(group: int) -> bool:
+    from grp import getgrgid
+    from pwd import getpwuid
+
+    try:
+        user, found = getpwuid(os.geteuid()), getgrgid(group)
+    except KeyError:
+        return False
+    return (user.pw_gid, user.pw_name) == (group, found.gr_name) and set(found.gr_mem) <= {user.pw_name}
+
+
+_said: set[str] = set()
+
+
+def _say(reason: str) -> None:
+    if reason not in _said:
+        _said.add(reason)
+        print(reason, file=sys.stderr)
+
+
+def _usable() -> Path | None:
+    """The folder, unless it is refused, which is said once."""
+    reason = refusal()
+    if reason is None:
+        return folder()
+    _say(reason)
+    return None
+
+
 def _path(kind: str, key: str) -> Path | None:
     if kind not in KINDS or not re.fullmatch(r"[0-9A-Za-z_-]{1,128}", key):
         raise ValueError(
             f"no cache entry is called {kind}/{key}: kinds are {', '.join(KINDS)}, keys letters and digits"
         )
-    root = folder()
+    root = _usable()
     return None if root is None else root / kind / (key + SUFFIX)
 
 
@@ -83,8 +160,10 @@ def read(kind: str, key: str) -> bytes | None:
     if path is None:
         return None
     try:
-        content = path.read_bytes()
+        content = _content(path)
     except OSError:
+        return None
+    if content is None:
         return None
     head, _, rest = content.partition(b"\n")
     about, _, data = rest.partition(b"\n")
@@ -96,6 +175,23 @@ def read(kind: str, key: str) -> bytes | None:
     return data
 
 
+def _content(path: Path) -> bytes | None:
+    """What is in an entry, which is checked after it was opened; None where it is refused, which is said once."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        reason = _foreign(path, os.fstat(descriptor)) if hasattr(os, "geteuid") else None
+        if reason is None:
+            return file.read()
+    _say(reason)
+    return None
+
+
+def _make(path: Path) -> None:
+    """A folder and those above it, for the user alone."""
+    for missing in reversed([p for p in (path, *path.parents) if not p.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+
 def write(kind: str, key: str, data: bytes, about: str) -> None:
     """Keep ``data`` under ``key``; ``about`` is one line for ``irc cache ls``.  Nothing happens where the cache is off."""
     path = _path(kind, key)
@@ -104,7 +200,7 @@ def write(kind: str, key: str, data: bytes, about: str) -> None:
     line = " ".join(about.split()).encode("utf-8", "replace")[:_ABOUT]
     partial: str | None = None
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make(path.parent)
         descriptor, partial = tempfile.mkstemp(prefix=_PARTIAL, dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             file.write(_MAGIC + b" " + _checksum(kind, key, line, data) + b"\n" + line + b"\n")
@@ -144,7 +240,7 @@ def clear() -> int:
 
 
 def _scan(prefix: str, suffix: str) -> Iterator[tuple[str, Path, os.stat_result]]:
-    root = folder()
+    root = _usable()
     if root is None:
         return
     for kind in KINDS:

@@ -51,7 +51,7 @@ def age(seconds: float) -> str:
 def _off() -> str | None:
     """None, or the line that says why there is no cache."""
     if cache.folder() is not None:
-        return None
+        return cache.refusal()
     if os.environ.get("TAPEIR_CACHE") == "off":
         return "the cache is off (TAPEIR_CACHE=off): nothing is read from it or written to it"
     return "there is no cache: this user has no home folder\n  remedy: TAPEIR_CACHE=FOLDER"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,14 @@ def test_sizes_and_ages() -> None:
         "0 B", "1023 B", "1.0 KiB", "200 KiB", "5.0 MiB", "3.0 GiB",
     ]  # fmt: skip
     assert [age(s) for s in (3, 119, 120, 7200, 200000)] == ["3 s", "119 s", "2 min", "2 h", "2 d"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no numbers of users")
+def test_a_refused_folder_is_named_and_left_alone(command: Command) -> None:
+    kept = command.folder / "kept"
+    (kept / "kernels").mkdir(parents=True)
+    (kept / "kernels" / f"a{cache.SUFFIX}").write_bytes(b"")
+    kept.chmod(0o777)
+    for name in ("ls", "why", "clear"):
+        assert f"{kept} is not used as a cache of code: its group or others can write it" in command("cache", name)
+    assert list((kept / "kernels").iterdir())

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tapeir.backends import cache
+import tapeir as tp
+from tapeir.backends import cache, kernels
 
 KEY = "0f" * 32
 
@@ -185,3 +188,161 @@ def test_an_engine_loads_from_the_cache_and_once(own_folder: Path, monkeypatch: 
     monkeypatch.setattr(engine, "_loaded", {})
     assert engine.load(TEXT, about="rebuilt").address("answer")
     assert [e.about for e in cache.entries()] == ["rebuilt"]
+
+
+# Folders and entries of others
+
+owners = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no numbers of users")
+as_root = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root gives files away")
+OTHER = 12345
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """What was printed on standard error since."""
+    monkeypatch.setattr(cache, "_said", set[str]())
+    return lambda: capsys.readouterr().err
+
+
+def refused(said: Callable[[], str], path: Path, fact: str, remedy: str) -> None:
+    """Nothing is read, written or deleted, and one line says why."""
+    assert cache.read("kernels", KEY) is None
+    cache.write("kernels", "new", b"code", "")
+    assert cache.entries() == []
+    assert cache.clear() == 0
+    told = said()
+    assert told == f"{path} is not used as a cache of code: {fact}\n  remedy: {remedy}\n"
+    assert cache.refusal() == told.rstrip("\n")
+
+
+@owners
+@pytest.mark.parametrize("part", ["", "kernels", "programs"])
+@pytest.mark.parametrize("mode", [0o777, 0o702, 0o1777])
+def test_a_folder_that_others_can_write_is_refused(
+    own_folder: Path, said: Callable[[], str], part: str, mode: int
+) -> None:
+    cache.write("kernels", KEY, b"code", "")
+    cache.write("programs", KEY, b"code", "")
+    path = own_folder / part
+    path.chmod(mode)
+    refused(said, path, "its group or others can write it", f"chmod go-w '{path}'")
+    assert len(stored(own_folder)) == 1
+    path.chmod(0o755)
+    assert cache.read("kernels", KEY) == b"code"
+
+
+@owners
+def test_a_folder_that_a_group_of_others_can_write_is_refused(
+    own_folder: Path, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.write("kernels", KEY, b"code", "")
+    own_folder.chmod(0o770)
+    with monkeypatch.context() as patched:
+        patched.setattr(cache, "_is_private", lambda group: False)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+        refused(said, own_folder, "its group or others can write it", f"chmod go-w '{own_folder}'")
+    monkeypatch.setattr(cache, "_is_private", lambda group: True)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    assert cache.read("kernels", KEY) == b"code"
+
+
+@owners
+def test_a_folder_above_that_others_can_write_is_refused_unless_sticky(
+    tmp_path: Path, own_folder: Path, said: Callable[[], str]
+) -> None:
+    tmp_path.chmod(0o777)
+    refused(said, tmp_path, "its group or others can write it", f"chmod go-w '{tmp_path}', or {cache._ELSEWHERE}")  # pyright: ignore[reportPrivateUsage]
+    assert not own_folder.exists()
+    tmp_path.chmod(0o1777)
+    cache.write("kernels", KEY, b"code", "")
+    assert cache.read("kernels", KEY) == b"code"
+    assert said() == ""
+
+
+@owners
+def test_a_link_is_judged_by_where_it_leads(
+    tmp_path: Path, own_folder: Path, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_, link = tmp_path / "open", tmp_path / "link"
+    open_.mkdir()
+    open_.chmod(0o777)
+    link.symlink_to(open_, target_is_directory=True)
+    monkeypatch.setenv("TAPEIR_CACHE", str(link / "cache"))
+    refused(said, link, "its group or others can write it", f"chmod go-w '{link}', or {cache._ELSEWHERE}")  # pyright: ignore[reportPrivateUsage]
+
+
+@as_root
+@pytest.mark.parametrize("part", ["", "kernels", "programs"])
+def test_a_folder_of_another_user_is_refused(own_folder: Path, said: Callable[[], str], part: str) -> None:
+    cache.write("kernels", KEY, b"code", "")
+    cache.write("programs", KEY, b"code", "")
+    os.chown(own_folder / part, OTHER, OTHER)
+    fact = f"it belongs to user {OTHER}, and this is user 0"
+    refused(said, own_folder / part, fact, "TAPEIR_CACHE=a folder that is yours alone, or TAPEIR_CACHE=off")
+    assert len(stored(own_folder)) == 1
+
+
+@owners
+@pytest.mark.parametrize("kind", ["another user's", "writable"])
+def test_an_entry_of_others_is_absent_and_replaced(own_folder: Path, said: Callable[[], str], kind: str) -> None:
+    cache.write("kernels", KEY, b"code", "")
+    (path,) = stored(own_folder)
+    if kind == "writable":
+        path.chmod(0o666)
+    elif os.geteuid() == 0:
+        os.chown(path, OTHER, OTHER)
+    else:
+        pytest.skip("only root gives files away")
+    assert cache.read("kernels", KEY) is None
+    assert f"{path} is not used as a cache of code" in said()
+    cache.write("kernels", KEY, b"own", "")
+    assert cache.read("kernels", KEY) == b"own"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.stat().st_uid == os.geteuid()
+
+
+@owners
+def test_folders_are_made_for_the_user_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Callable[[], str]
+) -> None:
+    monkeypatch.setenv("TAPEIR_CACHE", str(tmp_path / "a" / "b"))
+    before = os.umask(0)
+    try:
+        cache.write("kernels", KEY, b"code", "")
+    finally:
+        os.umask(before)
+    made = [tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "kernels"]
+    assert [p.stat().st_mode & 0o777 for p in made] == [0o700] * 3
+    assert cache.read("kernels", KEY) == b"code"
+    assert said() == ""
+
+
+@owners
+def test_a_pipe_is_no_entry(own_folder: Path) -> None:
+    cache.write("kernels", KEY, b"code", "")
+    (path,) = stored(own_folder)
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    assert cache.read("kernels", KEY) is None
+
+
+def test_systems_without_numbers_of_users_are_not_checked(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, said: Callable[[], str]
+) -> None:
+    cache.write("kernels", KEY, b"code", "")
+    own_folder.chmod(0o777)
+    monkeypatch.delattr(os, "geteuid", raising=False)
+    assert cache.read("kernels", KEY) == b"code"
+    assert said() == ""
+
+
+@owners
+def test_a_program_runs_without_a_refused_cache(own_folder: Path, said: Callable[[], str]) -> None:
+    own_folder.mkdir()
+    own_folder.chmod(0o777)
+    assert np.array_equal(tp.compile(_doubled)(np.ones(11)), np.full(11, 2.0))
+    assert list(own_folder.iterdir()) == []
+    if kernels.table().name == "native":
+        assert said().count("is not used as a cache of code") == 1
+
+
+def _doubled(x: tp.Tensor) -> tp.Tensor:
+    return x * 2.0
