@@ -262,6 +262,8 @@ class _Growth:
             )
             return self.build.conv(x, weight, groups=groups, **attrs)
         attrs = windows_attributes(self.draw, x.type.shape)
+        if name == "max_pool" and self.yes():
+            attrs |= {n: tuple(self.one((0, 1, 2)) for _ in attrs["size"]) for n in ("low", "high")}
         if name != "overlap_add":
             return getattr(self.build, name)(x, **attrs)
         made = self.build.windows(x, **attrs)

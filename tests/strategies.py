@@ -196,6 +196,8 @@ def windowed_samples(draw: Draw, name: str) -> Sample:
     random = draw(generators())
     shape: Shape = draw(shapes(2 if name == "conv" else 0, max_size=9).filter(lambda s: 0 not in s[2:]))
     attrs: dict[str, Any] = windows_attributes(draw, shape, len(shape) - 2 if name == "conv" else None)
+    if name == "max_pool" and draw(st.booleans()):
+        attrs |= {n: tuple(draw(st.integers(0, 2)) for _ in attrs["size"]) for n in ("low", "high")}
     if name.endswith("pool"):
         return Sample((fill(random, TensorType(d, shape), False),), attrs, d is f64)
     size = attrs.pop("size")

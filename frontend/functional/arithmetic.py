@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..convert import as_value, builder, cast, is_number, on_tape, promoted, weak_kind
+from ..convert import as_value, builder, cast, is_number, on_tape, promoted, together, weak_kind
 from ..tensor import Tensor
 from .apply import binary, floating, unary
 
@@ -196,8 +196,9 @@ def minimum(x: Any, y: Any) -> Tensor:
 
 @on_tape
 def clip(x: Any, min: Any = None, max: Any = None) -> Tensor:
-    """``x`` held between ``min`` and ``max``."""
-    result = Tensor(as_value(x))
-    if min is not None:
-        result = maximum(result, min)
-    return result if max is None else minimum(result, max)
+    """``x`` held between ``min`` and ``max``; a gradient passes at the bounds too."""
+    bounds = [b for b in (min, max) if b is not None]
+    if not bounds:
+        return Tensor(as_value(x))
+    operands = together("clip", x, *bounds)
+    return Tensor(builder().clip(*operands, lower=min is not None, upper=max is not None))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,11 +26,11 @@ def per_axis(what: str, value: Sizes, count: int) -> Shape:
     return sizes
 
 
-def _padded(value: Value, pairs: Sequence[tuple[int, int]], constant: float = 0) -> Value:
-    """The last axes with some elements more, before and behind."""
+def _padded(value: Value, pairs: Sequence[tuple[int, int]]) -> Value:
+    """The last axes with zeros before and behind."""
     if not any(map(any, pairs)):
         return value
-    return pad(Tensor(value), [(0, 0)] * (value.type.rank - len(pairs)) + list(pairs), constant).value
+    return pad(Tensor(value), [(0, 0)] * (value.type.rank - len(pairs)) + list(pairs)).value
 
 
 def _around(padding: Sizes | str, size: Shape, stride: Shape, dilation: Shape) -> list[tuple[int, int]]:
@@ -100,11 +99,14 @@ def max_pool(
 ) -> Tensor:
     """The largest element of each window of the last axes; ``stride`` is by default ``kernel_size``.
 
-    One ``kernel_size`` is that of all axes of ``x [N, C, *axes]``.  A gradient goes to the first largest element of a window.
+    One ``kernel_size`` is that of all axes of ``x [N, C, *axes]``.
+    A gradient goes to the first largest element of a window, never to padding.
     """
     value = floating(x)
     attrs, pairs = _pooled("max_pool", value, kernel_size, stride, padding, dilation)
-    return Tensor(builder().max_pool(_padded(value, pairs, -math.inf), **attrs))
+    if any(map(any, pairs)):
+        attrs |= {"low": tuple(a for a, _ in pairs), "high": tuple(b for _, b in pairs)}
+    return Tensor(builder().max_pool(value, **attrs))
 
 
 @on_tape

@@ -2,6 +2,7 @@
 
 from . import (
     attention,
+    clip,
     contract,
     control,
     convolution,
@@ -17,6 +18,7 @@ from . import (
 
 __all__ = [
     "attention",
+    "clip",
     "contract",
     "control",
     "convolution",

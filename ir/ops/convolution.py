@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DtypeError, ShapeError
 from ..graph import Value
 from ..op import OPS, Attr, Composite, Random, Sample, need_kind
-from ..types import Array, Shape, TensorType, f32, f64, i32
+from ..types import Array, Shape, TensorType, bool_, f32, f64, i32
 from .contract import product_rule
 from .reduce import keep_axes
 from .windows import CASES, SLIDING, count_of, elements, places, size_first
@@ -171,21 +171,21 @@ class Pool(Composite):
     def _windows(build: Any, x: Value, attrs: Mapping[str, Any]) -> tuple[Value, Shape]:
         """The windows as ``[..., *size, *places]``, and the axes of ``size``."""
         m = len(attrs["size"])
-        windows = build.windows(x, **attrs)
+        windows = build.windows(x, **{n: attrs[n] for n in SLIDING})
         rank = windows.type.rank
         return build.permute_dims(windows, axes=size_first(rank, m)), tuple(range(rank - 2 * m, rank - m))
 
     @staticmethod
-    def _added(build: Any, windows: Value, x: Value, attrs: Mapping[str, Any]) -> Value:
-        """The cotangent of ``x`` from that of its windows ``[..., *places, *size]``."""
-        shape = x.type.shape[x.type.rank - len(attrs["size"]) :]
-        return build.overlap_add(windows, shape=shape, stride=attrs["stride"], dilation=attrs["dilation"])
+    def _added(build: Any, windows: Value, shape: Sequence[int], attrs: Mapping[str, Any]) -> Value:
+        """The cotangent of an array of some shape from that of its windows ``[..., *places, *size]``."""
+        own = tuple(shape[len(shape) - len(attrs["size"]) :])
+        return build.overlap_add(windows, shape=own, stride=attrs["stride"], dilation=attrs["dilation"])
 
     @staticmethod
     def _of_windows(xp: Any, x: Array, attrs: Mapping[str, Any]) -> tuple[Array, Shape]:
         """The windows as ``[..., *places, *size]``, and the axes of ``size``."""
         m = len(attrs["size"])
-        windows = OPS["windows"].eval(xp, x, **attrs)
+        windows = OPS["windows"].eval(xp, x, **{n: attrs[n] for n in SLIDING})
         return windows, tuple(range(windows.ndim - m, windows.ndim))
 
     def samples(self, random: Random) -> Iterable[Sample]:
@@ -196,29 +196,72 @@ class Pool(Composite):
 
 
 class MaxPool(Pool):
-    """``y`` is the largest element of each window, NaN if there is one.  Backward: ``dy`` to the first such element in row-major order."""
+    """``y`` is the largest element of each window, NaN if there is one; ``-inf`` is in ``low`` elements before and ``high`` behind.
+
+    Backward: ``dy`` to the first largest element of a window in row-major order, padding aside, or to its last NaN.
+    """
 
     name = "max_pool"
+    attrs = {**SLIDING, "low": Attr("ints", None), "high": Attr("ints", None)}
+
+    def infer(self, x: TensorType, *, low: Shape = (), high: Shape = (), **sliding: Any) -> TensorType:
+        m = len(sliding["size"])
+        if any(len(w) not in (0, m) or min(w, default=0) < 0 for w in (low, high)) or m > x.rank:
+            raise ShapeError(
+                f"max_pool of {x} padded by {list(low)} and {list(high)}\n  rule: one number, not negative, for each windowed axis"
+            )
+        widths = self._widths(x.rank, {"low": low, "high": high})
+        return super().infer(x.with_shape([n + a + b for n, a, b in zip(x.shape, *widths, strict=True)]), **sliding)
+
+    @staticmethod
+    def _widths(rank: int, attrs: Mapping[str, Any]) -> tuple[Shape, Shape]:
+        """The padding before and behind each of ``rank`` axes."""
+        low, high = ((0,) * (rank - len(w)) + tuple(w) for w in (attrs.get("low", ()), attrs.get("high", ())))
+        return low, high
+
+    def _padded(self, build: Any, x: Value, attrs: Mapping[str, Any]) -> Value:
+        """``x`` with zeros, or False, around it."""
+        low, high = self._widths(x.type.rank, attrs)
+        return build.pad(x, low=low, high=high, interior=(0,) * x.type.rank) if any((*low, *high)) else x
+
+    def _inside(self, build: Any, x: Value, attrs: Mapping[str, Any]) -> Value | None:
+        """Which elements of the padded ``x`` are its own; None where all are."""
+        own = build.splat(True, x.type.with_dtype(bool_))
+        inside = self._padded(build, own, attrs)
+        return None if inside is own else inside
+
+    def _lowest(self, build: Any, x: Value, attrs: Mapping[str, Any]) -> Value:
+        """``x`` with ``-inf`` around it."""
+        inside, padded = self._inside(build, x, attrs), self._padded(build, x, attrs)
+        return padded if inside is None else build.where(inside, padded, build.splat(-math.inf, padded.type))
 
     def eval(self, xp: Any, x: Array, **attrs: Any) -> Array:
+        pairs = list(zip(*self._widths(x.ndim, attrs), strict=True))
+        x = xp.pad(x, pairs, constant_values=-np.inf) if pairs else x
         windows, axes = self._of_windows(xp, x, attrs)
         return xp.max(windows, axis=axes) if windows.size else xp.sum(windows, axis=axes)
 
     def decompose(self, build: Any, x: Value, **attrs: Any) -> Value:
-        windows, axes = self._windows(build, x, attrs)
+        windows, axes = self._windows(build, self._lowest(build, x, attrs), attrs)
         return build.max(windows, axes=axes)
 
     def _chosen(self, build: Any, y: Value, x: Value, attrs: Mapping[str, Any]) -> tuple[Value, Shape]:
         """bool ``[..., *size, *places]``: where each window has its result, and the axes of ``size``."""
-        windows, axes = self._windows(build, x, attrs)
+        windows, axes = self._windows(build, self._lowest(build, x, attrs), attrs)
         shape = windows.type.shape
-        found = build.bit_or(build.eq(windows, keep_axes(build, y, windows, axes)), build.ne(windows, windows))
+        found = build.eq(windows, keep_axes(build, y, windows, axes))
+        inside = self._inside(build, x, attrs)
+        if inside is not None:
+            found = build.bit_and(found, self._windows(build, inside, attrs)[0])
         count = math.prod(attrs["size"])
         numbers = build.iota(dtype=i32, shape=(count,), axis=0)
         column = tuple(n if a in axes else 1 for a, n in enumerate(shape))
         numbers = build.broadcast_to(build.reshape(numbers, shape=column), shape=shape)
-        first = build.min(build.where(found, numbers, count), axes=axes)
-        return build.eq(numbers, keep_axes(build, first, numbers, axes)), axes
+        # A NaN is ranked by minus its number, so that the least is the last one.
+        ranks = build.where(build.ne(windows, windows), build.bit_not(numbers), build.where(found, numbers, count))
+        least = build.min(ranks, axes=axes)
+        number = build.where(build.lt(least, 0), build.bit_not(least), least)
+        return build.eq(numbers, keep_axes(build, number, numbers, axes)), axes
 
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, **attrs: Any) -> Rules:
         def rule() -> Value:
@@ -226,7 +269,13 @@ class MaxPool(Pool):
             spread = keep_axes(build, dy, chosen, axes)
             given = build.where(chosen, spread, build.splat(0.0, spread.type))
             given = build.permute_dims(given, axes=size_first(given.type.rank, len(axes)))
-            return self._added(build, given, x, attrs)
+            low, high = self._widths(x.type.rank, attrs)
+            padded = [n + a + b for n, a, b in zip(x.type.shape, low, high, strict=True)]
+            dx = self._added(build, given, padded, attrs)
+            if dx.type == x.type:
+                return dx
+            stop = tuple(n + a for n, a in zip(x.type.shape, low, strict=True))
+            return build.slice(dx, start=low, stop=stop, step=(1,) * len(stop))
 
         return (rule,)
 
@@ -234,8 +283,18 @@ class MaxPool(Pool):
         if tangents[0] is None:
             return None
         chosen, axes = self._chosen(build, y, x, attrs)
-        tangent = self._windows(build, tangents[0], attrs)[0]
+        tangent = self._windows(build, self._padded(build, tangents[0], attrs), attrs)[0]
         return build.sum(build.where(chosen, tangent, build.splat(0.0, tangent.type)), axes=axes)
+
+    def samples(self, random: Random) -> Iterable[Sample]:
+        yield from super().samples(random)
+        for d in (f64, f32):
+            for shape, size, low, high in (((5,), (3,), (1,), (1,)), ((2, 4, 3), (2, 3), (1, 0), (0, 2))):
+                x = random.uniform(-2, 2, shape).astype(d.numpy)
+                one, stride = (1,) * len(size), (2,) * len(size)
+                yield Sample(
+                    (x,), {"size": size, "stride": stride, "dilation": one, "low": low, "high": high}, d is f64
+                )
 
 
 class AvgPool(Pool):
@@ -256,7 +315,7 @@ class AvgPool(Pool):
             size = attrs["size"]
             part = build.div(dy, float(math.prod(size)))
             part = build.reshape(part, shape=(*part.type.shape, *(1,) * len(size)))
-            return self._added(build, build.broadcast_to(part, shape=(*y.type.shape, *size)), x, attrs)
+            return self._added(build, build.broadcast_to(part, shape=(*y.type.shape, *size)), x.type.shape, attrs)
 
         return (rule,)
 

@@ -202,7 +202,7 @@ def _negative_message(bad: Any, types: tuple[TensorType, ...], attrs: Mapping[st
 class Pow(Elementwise):
     """``y = a ** b``; an integer to a negative power raises.
 
-    Backward: ``da = dy * b * a ** (b - 1)`` (0 where ``b`` is 0), ``db = dy * y * ln a`` (0 where ``a`` is 0).
+    Backward: ``da = dy * b * a ** (b - 1)`` (0 where ``b`` is 0), ``db = dy * y * ln a`` (0 where ``a`` is 0, whatever ``b``).
     """
 
     name = "pow"
@@ -229,7 +229,9 @@ class Pow(Elementwise):
             return build.mul(dy, build.where(build.eq(b, 0.0), build.splat(0.0, b.type), slope))
 
         def exponent() -> Value:
-            logarithm = build.log(build.where(build.eq(a, 0.0), build.splat(1.0, a.type), a))
-            return build.mul(dy, build.mul(y, logarithm))
+            # Both factors are replaced: 0 ** -1 is infinite, and a derivative of this rule meets the logarithm's own slope.
+            zero = build.eq(a, 0.0)
+            logarithm = build.log(build.where(zero, build.splat(1.0, a.type), a))
+            return build.mul(dy, build.mul(build.where(zero, build.splat(0.0, y.type), y), logarithm))
 
         return (base, exponent)

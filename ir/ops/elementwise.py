@@ -239,13 +239,16 @@ class Round(Elementwise):
 
 
 class Maximum(Elementwise):
-    """``y = a`` where ``a >= b`` or ``a`` is NaN, else ``b``.  Backward: the cotangent goes to the chosen operand."""
+    """``y = a`` where ``a >= b`` or ``a`` is NaN, else ``b``.
+
+    Backward: ``dy`` to the larger operand, half of it to each of two equal ones, all of it to both where one is NaN.
+    """
 
     name = "maximum"
     arity = 2
     accepts = "fiu"
     rounding = "correct"
-    relation = "ge"
+    relation, loses = "ge", "lt"
 
     def eval(self, xp: Any, a: Array, b: Array) -> Array:
         return xp.where((a >= b) | (a != a), a, b)
@@ -257,17 +260,21 @@ class Maximum(Elementwise):
         return s.select(chosen, a, b)
 
     def vjp(self, build: Any, dy: Value, y: Value, a: Value, b: Value) -> Rules:
-        def chosen() -> Value:
-            return build.bit_or(getattr(build, self.relation)(a, b), build.ne(a, a))
+        def share(own: Value, other: Value) -> Value:
+            kept = build.where(getattr(build, self.loses)(own, other), build.splat(0.0, dy.type), dy)
+            return build.where(build.eq(own, other), build.mul(dy, 0.5), kept)
 
-        return (lambda: build.where(chosen(), dy, 0.0), lambda: build.where(chosen(), build.splat(0.0, dy.type), dy))
+        return (lambda: share(a, b), lambda: share(b, a))
 
 
 class Minimum(Maximum):
-    """``y = a`` where ``a <= b`` or ``a`` is NaN, else ``b``.  Backward: the cotangent goes to the chosen operand."""
+    """``y = a`` where ``a <= b`` or ``a`` is NaN, else ``b``.
+
+    Backward: ``dy`` to the smaller operand, half of it to each of two equal ones, all of it to both where one is NaN.
+    """
 
     name = "minimum"
-    relation = "le"
+    relation, loses = "le", "gt"
 
     def eval(self, xp: Any, a: Array, b: Array) -> Array:
         return xp.where((a <= b) | (a != a), a, b)

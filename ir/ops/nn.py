@@ -17,14 +17,23 @@ from .reduce import keep_axes
 Rules = tuple[Callable[[], Value] | None, ...]
 
 
+def own_transpose(
+    self: Composite, build: Any, tangents: tuple[Value | None, ...], y: Value, *operands: Value, **attrs: Any
+) -> Value | None:
+    """The ``jvp`` of a composite of one operand whose derivative is a symmetric matrix: its ``vjp`` applied to the tangent."""
+    return None if tangents[0] is None else self.vjp(build, tangents[0], y, *operands, **attrs)[0]()
+
+
 class Activation(Composite):
-    """Base of the elementwise composites: one floating operand, the result of its type."""
+    """Base of the elementwise composites: one floating operand, the result of its type, and a ``vjp`` of its own."""
 
     arity = 1
 
     def infer(self, x: TensorType, **attrs: Any) -> TensorType:
         need_kind(self.name, x, "f")
         return x
+
+    jvp = own_transpose
 
     def samples(self, random: Random) -> Iterable[Sample]:
         for d in (f64, f32):
@@ -196,6 +205,8 @@ class Softmax(Composite):
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, *, axis: int) -> Rules:
         return (lambda: self.cotangent(build, dy, y, axis),)
 
+    jvp = own_transpose
+
     def samples(self, random: Random) -> Iterable[Sample]:
         for d in (f64, f32):
             for shape, axis in (((2, 3), 1), ((4, 2), 0), ((1,), 0), ((0, 3), 1), ((2, 3, 4), 1)):
@@ -217,6 +228,12 @@ class LogSoftmax(Softmax):
 
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, *, axis: int) -> Rules:
         return (lambda: build.sub(dy, build.mul(build.exp(y), _sum(build, dy, (axis,)))),)
+
+    def jvp(self, build: Any, tangents: tuple[Value | None, ...], y: Value, x: Value, *, axis: int) -> Value | None:
+        """``dy = dx - sum(dx * e**y)``."""
+        if tangents[0] is None:
+            return None
+        return build.sub(tangents[0], _sum(build, build.mul(tangents[0], build.exp(y)), (axis,)))
 
 
 class _Standardized(Composite):
@@ -251,6 +268,8 @@ class _Standardized(Composite):
             return build.mul(build.sub(build.sub(dy, _mean(build, dy, axes)), pull), inverse)
 
         return (rule,)
+
+    jvp = own_transpose
 
 
 class LayerNorm(_Standardized):
@@ -367,6 +386,16 @@ class CrossEntropy(Composite):
             return build.mul(build.neg(build.log_softmax(x, axis=1)), scale())
 
         return (prediction, labels if target.type.dtype.floating else None)
+
+    def jvp(self, build: Any, tangents: tuple[Value | None, ...], y: Value, x: Value, target: Value) -> Value | None:
+        """The gradient for a cotangent of 1, met with the tangents."""
+        rules = self.vjp(build, build.splat(1.0, y.type), y, x, target)
+        total: Value | None = None
+        for tangent, rule in zip(tangents, rules, strict=True):
+            if tangent is not None and rule is not None:
+                term = build.sum(build.mul(tangent, rule()), axes=(0, 1))
+                total = term if total is None else build.add(total, term)
+        return total
 
     def samples(self, random: Random) -> Iterable[Sample]:
         for d in (f64, f32):
