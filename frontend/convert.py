@@ -11,11 +11,12 @@ import numpy as np
 
 from ..ir import types
 from ..ir.build import Builder
-from ..ir.errors import DtypeError, IRError, TraceError
+from ..ir.errors import ArgumentTypeError, DtypeError, IRError, TraceError
 from ..ir.graph import Value
 from ..ir.record import Frame, blame, current_frame, default_recorder, frame, here
-from ..ir.source import public
+from ..ir.source import public, wraps
 from ..ir.types import Array, DType, Shape, TensorType, bool_, broadcast_shapes, i64, type_of
+from .arguments import NUMBERS, Signature
 from .tensor import Operators, Tensor
 
 P = ParamSpec("P")
@@ -40,7 +41,7 @@ def float_dtype() -> DType:
 
 def is_number(x: Any) -> TypeGuard[float]:
     """Whether ``x`` is weak: a Python number or a NumPy scalar."""
-    return isinstance(x, (bool, int, float, np.bool_, np.integer, np.floating))
+    return isinstance(x, NUMBERS)
 
 
 def _on_the_host(x: Any) -> bool:
@@ -83,9 +84,11 @@ def as_value(x: Any) -> Value:
         try:
             type_ = type_of(array)
         except TypeError:
-            raise TypeError(f"an array of {array.dtype} cannot enter a program; numbers and bools can") from None
+            raise ArgumentTypeError(
+                f"an array of {array.dtype} cannot enter a program; numbers and bools can"
+            ) from None
         return builder().literal(array, float_dtype() if type_.dtype.floating else None)
-    raise TypeError(f"a {type(x).__name__} cannot enter a program; tensors, parameters, arrays and numbers can")
+    raise ArgumentTypeError(f"a {type(x).__name__} cannot enter a program; tensors, parameters, arrays and numbers can")
 
 
 def promoted(dtypes: Sequence[DType], weak: str = "") -> DType:
@@ -202,9 +205,13 @@ def lower(tree: Any) -> Any:
 def on_tape(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function of tensors one that, outside every frame, opens a tape for the call and takes and returns arrays."""
 
-    @public
+    own = function.__module__.startswith("tapeir.")  # what users annotate promises nothing to us
+    signature = Signature(function) if own and Signature(function).kinds else None
+
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if signature is not None:
+            args = signature.keep(args, kwargs)  # type: ignore[assignment]
         if current_frame() is not None:
             return function(*args, **kwargs)
         recorder = default_recorder[0]()
@@ -217,7 +224,7 @@ def on_tape(function: Callable[P, R]) -> Callable[P, R]:
             result: Any = function(*lift(args, enter), **lift(kwargs, enter))  # type: ignore[call-arg]
             return lower(result)
 
-    return call
+    return public(wraps(call))
 
 
 def _float_of(x: Any) -> DType | None:

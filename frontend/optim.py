@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+from ..ir.errors import ArgumentTypeError, ArgumentValueError
 from ..ir.graph import Value
 from ..ir.source import user_line
 from ..ir.types import TensorType, f64
+from .arguments import checked_fields
 
 __all__ = ["OPTIMIZERS", "SGD", "Adam", "AdamW", "Optimizer", "spread"]
 Slots = Mapping[str, Value]
@@ -20,9 +22,10 @@ Slots = Mapping[str, Value]
 
 def _check(condition: bool, message: str) -> None:
     if not condition:
-        raise ValueError(message)
+        raise ArgumentValueError(message)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Optimizer:
     """Base of the update rules.  ``slots`` names the state kept per parameter."""
@@ -52,7 +55,7 @@ class Optimizer:
         self, build: Any, shared: Slots, parameter: Value, gradient: Value, slots: Slots
     ) -> tuple[Value, dict[str, Value]]:
         """The parameter and its slots after one step."""
-        raise TypeError(f"{type(self).__name__} states no update rule")
+        raise ArgumentTypeError(f"{type(self).__name__} states no update rule")
 
 
 def spread(build: Any, scalar: Value, like: Value) -> Value:
@@ -61,6 +64,7 @@ def spread(build: Any, scalar: Value, like: Value) -> Value:
     return rounded if not like.type.rank else build.broadcast_to(rounded, shape=like.type.shape)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class SGD(Optimizer):
     """Gradient descent: ``g = grad + weight_decay * p``; ``m = momentum * m + g``; ``p = p - lr * m``.
@@ -94,6 +98,7 @@ class SGD(Optimizer):
         return build.sub(parameter, build.mul(g, spread(build, shared["lr"], g))), new
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Adam(Optimizer):
     """Adam (Kingma and Ba, arXiv:1412.6980), as in PyTorch: ``p = p - lr/c1 * m / (sqrt(v)/sqrt(c2) + eps)``.
@@ -135,6 +140,7 @@ class Adam(Optimizer):
         return build.sub(p, build.mul(build.div(m, scale), spread(build, shared["size"], m))), {"m": m, "v": v}
 
 
+@checked_fields
 @dataclass(frozen=True)
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101): first ``p = p - lr * weight_decay * p``."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from ..ir.errors import TraceError
+from ..ir.errors import ArgumentTypeError, TraceError
 from ..ir.graph import Value
 from ..ir.record import current_frame, here
 from ..ir.types import Array, DType, Shape
@@ -236,18 +237,20 @@ class Tensor(Operators):
         return bool(self._read("bool()").item())
 
     def __index__(self) -> int:
-        return self._read("an index").item().__index__()
+        return operator.index(self._read("an index").item())
 
     def __len__(self) -> int:
         if not self.shape:
-            raise TypeError("len() of a 0-d tensor")
+            raise ArgumentTypeError("len() of a 0-d tensor")
         return self.shape[0]
 
     def __iter__(self) -> Any:
         return (self[i] for i in range(len(self)))
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
-        raise TypeError("tensors are values and cannot be assigned into; build a new one with ops.where or ops.concat")
+        raise ArgumentTypeError(
+            "tensors are values and cannot be assigned into; build a new one with ops.where or ops.concat"
+        )
 
     def __repr__(self) -> str:
         return (

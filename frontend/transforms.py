@@ -14,7 +14,7 @@ from typing import Any
 from ..ir import types
 from ..ir.autodiff import forward, reverse
 from ..ir.build import Builder
-from ..ir.errors import DtypeError, ShapeError
+from ..ir.errors import ArgumentTypeError, ArgumentValueError, DtypeError, ShapeError
 from ..ir.graph import Instruction, Mark, Module, Value
 from ..ir.record import Frame, GraphBuilder, Recorder, current_frame, frame, here
 from ..ir.source import public
@@ -32,7 +32,7 @@ def _run(
     inputs: list[Value] = []
     for n in wrt:
         if not -len(given) <= n < len(given):
-            raise TypeError(f"argument {n}: the function is called with {len(given)}, counted from 0")
+            raise ArgumentTypeError(f"argument {n}: the function is called with {len(given)}, counted from 0")
         value = as_value(given[n])
         if not value.type.dtype.floating:
             raise DtypeError(f"derivative with respect to argument {n}, {value.type}\n  rule: it is floating", here())
@@ -51,7 +51,7 @@ def _outputs(result: Any) -> list[Value]:
         return [as_value(result)]
     items: list[Any] = list(result)  # pyright: ignore[reportUnknownArgumentType]
     if any(isinstance(item, (tuple, list, dict)) for item in items):
-        raise TypeError("a traced function returns a value or a flat tuple of values, not nested ones")
+        raise ArgumentTypeError("a traced function returns a value or a flat tuple of values, not nested ones")
     return [as_value(item) for item in items]
 
 
@@ -127,7 +127,7 @@ def jvp(function: Callable[..., Any], primals: Sequence[Any], tangents: Sequence
     """``(function(*primals), its derivative along tangents)`` by forward mode."""
     for name, given in (("primals", primals), ("tangents", tangents)):
         if not isinstance(given, (tuple, list)):
-            raise TypeError(f"{name} are a tuple, one for each argument: jvp(f, (x,), (t,))")
+            raise ArgumentTypeError(f"{name} are a tuple, one for each argument: jvp(f, (x,), (t,))")
 
     @on_tape
     def call(primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
@@ -171,9 +171,11 @@ def argument_type(x: Any) -> TensorType:
     if isinstance(x, TensorType):
         return x
     if isinstance(x, DType):
-        raise TypeError(f"{x} is a dtype; a type has a shape too: {x}[64, 10], of a number {x}[()]")
+        raise ArgumentTypeError(f"{x} is a dtype; a type has a shape too: {x}[64, 10], of a number {x}[()]")
     if not hasattr(x, "dtype") or not hasattr(x, "shape"):
-        raise TypeError(f"a {type(x).__name__} stands for no argument; types such as tp.f32[64, 10] and arrays do")
+        raise ArgumentTypeError(
+            f"a {type(x).__name__} stands for no argument; types such as tp.f32[64, 10] and arrays do"
+        )
     return type_of(x)
 
 
@@ -184,7 +186,7 @@ def trace(function: Callable[..., Any], *arguments: Any, mode: str | None = None
     The module holds one function of the Python function's name.  Raises the errors of the ops met, with their lines.
     """
     if mode not in (None, "train", "eval"):
-        raise ValueError(f"mode {mode!r} is not known; train or eval")
+        raise ArgumentValueError(f"mode {mode!r} is not known; train or eval")
     types_ = list(map(argument_type, arguments))
     recorder = GraphBuilder()
     name = getattr(function, "__name__", "main")

@@ -102,6 +102,18 @@ class DataError(IRError):
     """A data file that cannot be read, or columns that do not fit each other."""
 
 
+class ArgumentError(IRError):
+    """Base of the errors about an argument that a function does not take."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument of a wrong kind: a string for an axis, say."""
+
+
+class ArgumentValueError(ArgumentError, ValueError):
+    """An argument of the right kind with a value that has no meaning: a probability of 2, say."""
+
+
 class OutOfRangeError(IRError, IndexError):
     """An index outside its axis, with the bad value and the range."""
 

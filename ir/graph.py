@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 ROLES = ("input", "param", "buffer", "optimizer")
 Attrs = Mapping[str, Any]
-STATE_RULE = (
-    "rule: parameters, buffers and optimizer state have names, each its own\n  remedy: name the argument, as in %weight: f32[2] param"
-)
+STATE_RULE = "rule: parameters, buffers and optimizer state have names, each its own\n  remedy: name the argument, as in %weight: f32[2] param"
 
 
 class Location(NamedTuple):
@@ -30,6 +28,18 @@ class Location(NamedTuple):
     file: str
     line: int
     module: str = ""
+
+
+_INTERNED: dict[tuple[str, int, str], tuple[Location, ...]] = {}
+
+
+def location(file: str, line: int, module: str) -> tuple[Location, ...]:
+    """The location as instructions hold it; equal ones are one object."""
+    place = (file, line, module)
+    found = _INTERNED.get(place)
+    if found is None:
+        found = _INTERNED[place] = (Location(file, line, module),)
+    return found
 
 
 class Place(NamedTuple):

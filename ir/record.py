@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from . import types
 from .errors import IRError, TraceError
-from .graph import Function, Instruction, Location, Mark, Value
-from .source import location, user_line
+from .graph import Function, Instruction, Location, Mark, Value, location
+from .source import user_line
 from .types import DType, TensorType
 
 if TYPE_CHECKING:

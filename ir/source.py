@@ -14,8 +14,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType, TracebackType
 from typing import ParamSpec, TypeVar
 
-from .errors import IRError
-from .graph import Location
+from .errors import ArgumentError, IRError
 from .lines import own
 
 _BOUNDARIES: set[CodeType] = set()
@@ -69,19 +68,41 @@ FULL = "TAPEIR_TRACEBACK"
 def public(function: Callable[P, R]) -> Callable[P, R]:
     """What users call: the traceback of an error of ours keeps the frames of their code alone.
 
-    ``TAPEIR_TRACEBACK=full`` keeps all.
+    So does that of a call that does not fit the signature.  An error about an argument gets the user's line.
+    ``TAPEIR_TRACEBACK=full`` keeps all frames.
     """
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except IRError as error:
-            if os.environ.get(FULL) != "full":
+        except (IRError, TypeError) as error:
+            if isinstance(error, ArgumentError) and not error.locations:
+                from .record import here
+
+                error.locations = here()
+            ours = isinstance(error, IRError) or _misfits(error.__traceback__)
+            if ours and os.environ.get(FULL) != "full":
                 error.__traceback__ = _of_users(error.__traceback__)
             raise
 
-    return call
+    return wraps(call)
+
+
+_WRAPPERS: set[CodeType] = set()
+
+
+def wraps(function: Callable[P, R]) -> Callable[P, R]:
+    """Declare a function as one that only passes its arguments on: where a call fails in it, they did not fit a signature."""
+    _WRAPPERS.add(function.__code__)
+    return function
+
+
+def _misfits(trace: TracebackType | None) -> bool:
+    """Whether a call failed before any function proper began: it had too many arguments, say."""
+    while trace is not None and trace.tb_frame.f_code in _WRAPPERS:
+        trace = trace.tb_next
+    return trace is None
 
 
 def _of_users(trace: TracebackType | None) -> TracebackType | None:
@@ -94,15 +115,3 @@ def _of_users(trace: TracebackType | None) -> TracebackType | None:
     for t in reversed(kept):
         made = TracebackType(made, t.tb_frame, t.tb_lasti, t.tb_lineno)
     return made
-
-
-_INTERNED: dict[tuple[str, int, str], tuple[Location, ...]] = {}
-
-
-def location(file: str, line: int, module: str) -> tuple[Location, ...]:
-    """The location as instructions hold it; equal ones are one object."""
-    place = (file, line, module)
-    found = _INTERNED.get(place)
-    if found is None:
-        found = _INTERNED[place] = (Location(file, line, module),)
-    return found

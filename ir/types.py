@@ -15,7 +15,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ShapeError
+from .errors import ArgumentTypeError, ArgumentValueError, ShapeError
+from .source import public
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -30,6 +31,7 @@ class DType:
     bits: int
     numpy: np.dtype[Any]
 
+    @public
     def __getitem__(self, shape: int | tuple[int, ...]) -> TensorType:
         """The type of tensors of a shape.  Raises ``ValueError`` for sizes that are no integers of at least 0."""
         return TensorType(self, static_shape(shape if isinstance(shape, tuple) else (shape,)))
@@ -57,7 +59,7 @@ def static_shape(shape: Iterable[Any]) -> Shape:
     sizes = tuple(shape)
     for n in sizes:
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
-            raise ValueError(
+            raise ArgumentValueError(
                 f"shape {list(sizes)}: {n!r} is no size\n  rule: shapes are static, integers of at least 0"
             )
     return tuple([int(n) for n in sizes])
@@ -97,7 +99,7 @@ def dtype(spelling: Any) -> DType:
     try:
         return _SPELLINGS[spelling] if isinstance(spelling, str) else _FROM_NUMPY[np.dtype(spelling)]
     except (TypeError, KeyError):
-        raise TypeError(f"{spelling!r} is not an element type; one of {', '.join(DTYPES)}") from None
+        raise ArgumentTypeError(f"{spelling!r} is not an element type; one of {', '.join(DTYPES)}") from None
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -25,7 +25,11 @@ def _is_nest(kernel: Function) -> bool:
     known = set(kernel.arguments)
     for i in kernel.instructions:
         rule = i.op.check
-        if rule is not None and rule.applies(tuple([o.type for o in i.operands])) and i.operands[rule.operand] not in known:
+        if (
+            rule is not None
+            and rule.applies(tuple([o.type for o in i.operands]))
+            and i.operands[rule.operand] not in known
+        ):
             return False
         if isinstance(i.op, View) and i.operands[0] in known:
             known.add(i.result)

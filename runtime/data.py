@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import philox
-from ..ir.errors import DataError
+from ..ir.errors import ArgumentValueError, DataError
 from ..ir.record import here
 from ..ir.types import Array, DType
 
@@ -153,7 +153,7 @@ class Loader:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}: it is at least 1")
+            raise ArgumentValueError(f"batch_size={self.batch_size}: it is at least 1")
         if not len(self.dataset):
             raise _wrong("the dataset has no rows")
 

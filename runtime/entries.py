@@ -13,8 +13,9 @@ from ..frontend.optim import Optimizer
 from ..frontend.tensor import Tensor
 from ..frontend.transforms import argument_names
 from ..ir import Builder, Frame, Function, GraphBuilder, Mark, ShapeError, TensorType, TraceError, Value, frame, reverse
+from ..ir.graph import location
 from ..ir.record import here, located
-from ..ir.source import boundary, location
+from ..ir.source import boundary
 from ..ir.types import Array, DType, f64, i64, key
 from .recorded import repeatable
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir import Function, NonFiniteError, Value
+from ..ir.errors import ArgumentValueError
 from ..ir.types import Array
 
 RECORDED_EVERY = 64
@@ -33,7 +34,7 @@ class Guards:
         for word in [] if text is None else str(text).split(","):
             found = re.fullmatch(r"(nonfinite)|(recorded)(?::([1-9][0-9]{0,8}))?", word)
             if found is None:
-                raise ValueError(f"guard={text!r}: {RULE}")
+                raise ArgumentValueError(f"guard={text!r}: {RULE}")
             guards[found[1] or found[2]] = int(found[3] or RECORDED_EVERY)
         return cls("nonfinite" in guards, guards.get("recorded", 0))
 

@@ -18,6 +18,7 @@ from ..backends.eager.interpret import run
 from ..frontend.nn.module import Declared
 from ..frontend.tensor import Tensor
 from ..ir import Builder, Frame, Function, GraphBuilder, Module, TensorType, TraceError, Value, frame, philox
+from ..ir.errors import ArgumentValueError
 from ..ir.source import location
 from ..ir.types import Array, DType, f32, f64, key
 from ..passes.fuse import form_of
@@ -50,7 +51,7 @@ def first_state(setting: Setting, seed: Array) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for name, item in declared.items():
         if arrays[name].shape != item.shape:
-            raise ValueError(f"the initialiser of {name} gave shape {arrays[name].shape}, not {item.shape}")
+            raise ArgumentValueError(f"the initialiser of {name} gave shape {arrays[name].shape}, not {item.shape}")
         found[name] = arrays[name].astype(types[name].dtype.numpy, copy=False)
     for name in setting.declared.parameters:
         graph = GraphBuilder()

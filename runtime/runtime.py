@@ -31,6 +31,7 @@ from ..ir import (
     philox,
 )
 from ..ir import Module as IRModule
+from ..ir.errors import ArgumentTypeError, ArgumentValueError
 from ..ir.source import public, user_line
 from ..ir.types import Array, DType, bf16, dtype, f32, f64, key, type_of
 from . import checkpoint
@@ -133,7 +134,7 @@ def runtime_dtype(spelling: Any) -> DType:
     except TypeError:
         chosen = None
     if chosen is None or not chosen.floating:
-        raise ValueError(f"dtype {spelling!r} is not known; float (= float64), float32, float16 or bfloat16")
+        raise ArgumentValueError(f"dtype {spelling!r} is not known; float (= float64), float32, float16 or bfloat16")
     return chosen
 
 
@@ -164,9 +165,9 @@ class Runtime(Fixed):
         name: str = "model",
     ) -> None:
         if not isinstance(model, Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"model is an nn.Module, not {type(model).__name__}")
+            raise ArgumentTypeError(f"model is an nn.Module, not {type(model).__name__}")
         if optimizer is not None and not isinstance(optimizer, Optimizer):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"optimizer={optimizer!r}: it is an optimizer such as optim.Adam(lr=1e-3)")
+            raise ArgumentTypeError(f"optimizer={optimizer!r}: it is an optimizer such as optim.Adam(lr=1e-3)")
         self.name = name
         chosen = objective_of(objective, user_line(2))
         self.setting = Setting(Declarations(model), chosen, optimizer or SGD(), runtime_dtype(dtype))
@@ -228,11 +229,11 @@ class Runtime(Fixed):
         known = ("optimizer", "objective", "backend", "numerics", "guard")
         for name in changes:
             if name not in known:
-                raise TypeError(f"configure has no setting {name!r}; it has {', '.join(known)}")
+                raise ArgumentTypeError(f"configure has no setting {name!r}; it has {', '.join(known)}")
         setting = self.setting
         if "optimizer" in changes:
             if tuple(changes["optimizer"].slots) != tuple(setting.optimizer.slots):
-                raise ValueError("the new optimizer keeps other state; make a new Runtime")
+                raise ArgumentValueError("the new optimizer keeps other state; make a new Runtime")
             setting = replace(setting, optimizer=changes["optimizer"])
         if "objective" in changes:
             setting = replace(setting, objective=objective_of(changes["objective"], user_line(2)))
@@ -269,7 +270,7 @@ class Runtime(Fixed):
     def step(self, *batch: Any) -> Loss:
         """One optimiser update on one batch, in train mode; on an error the state stays bitwise what it was."""
         if self.mode != "train":
-            raise ValueError("step trains, and the runtime is in eval mode; call rt.train() first")
+            raise ArgumentValueError("step trains, and the runtime is in eval mode; call rt.train() first")
         return Loss(self._run("train_step", batch, commit=True)[0])
 
     def _run(self, entry: str, batch: Sequence[Any], commit: bool = False) -> tuple[Array, ...]:
@@ -456,7 +457,7 @@ class Runtime(Fixed):
     @mode.setter
     def mode(self, mode: str) -> None:
         if mode not in ("train", "eval"):
-            raise ValueError(f"mode {mode!r} is not known; train or eval")
+            raise ArgumentValueError(f"mode {mode!r} is not known; train or eval")
         self._mode = mode
 
     def train(self) -> Runtime:
@@ -610,7 +611,7 @@ class Runtime(Fixed):
 def check_choices(numerics: str, guard: str | None) -> None:
     """Raise ``ValueError`` for numerics or a guard that there is none of."""
     if numerics not in NUMERICS:
-        raise ValueError(f"numerics={numerics!r}: it is {' or '.join(NUMERICS)}")
+        raise ArgumentValueError(f"numerics={numerics!r}: it is {' or '.join(NUMERICS)}")
     Guards.of(guard)
 
 

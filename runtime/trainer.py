@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..backends.cuda.devices import NAME as DEVICE_NAME
+from ..frontend.arguments import checked_fields
 from ..frontend.nn import Module, Objective, objective
 from ..frontend.optim import SGD, Optimizer
-from ..ir.errors import CheckpointError, DataError, IRError
+from ..ir.errors import ArgumentTypeError, ArgumentValueError, CheckpointError, DataError, IRError
 from ..ir.source import public, user_line
 from . import checkpoint
 from .data import Dataset, Loader
@@ -33,6 +34,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 0)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Config:
     """How a model is run: everything that a runtime is made with."""
@@ -50,12 +52,12 @@ class Config:
         object.__setattr__(self, "line", user_line(2))
         runtime_dtype(self.dtype)
         if not isinstance(self.optimizer, Optimizer):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"optimizer={self.optimizer!r}: it is an optimizer such as optim.Adam(lr=1e-3)")
+            raise ArgumentTypeError(f"optimizer={self.optimizer!r}: it is an optimizer such as optim.Adam(lr=1e-3)")
         check_choices(self.numerics, self.guard)
         if not DEVICE_NAME.fullmatch(str(self.device)):
-            raise ValueError(f"device={self.device!r}: it is 'cpu', 'cuda' or 'cuda:N'")
+            raise ArgumentValueError(f"device={self.device!r}: it is 'cpu', 'cuda' or 'cuda:N'")
         if not _is_count(self.seed) or self.seed >= 1 << 64:
-            raise ValueError(f"seed={self.seed!r}: it is an integer from 0 to 2**64-1")
+            raise ArgumentValueError(f"seed={self.seed!r}: it is an integer from 0 to 2**64-1")
         _ = self.chosen_objective
 
     def changed(self, **fields: Any) -> Config:
@@ -70,6 +72,7 @@ class Config:
         return objective(self.objective, getattr(self, "line", None))
 
 
+@checked_fields
 @dataclass(frozen=True)
 class TrainOptions:
     """How long and on which batches to train.
@@ -97,18 +100,20 @@ class TrainOptions:
         for name in ("steps", "epochs", "stop_at", "log_every", "cuda_mem_watch", "checkpoint_every"):
             value = getattr(self, name)
             if not _is_count(value) and not (value is None and name in ("steps", "epochs", "stop_at")):
-                raise ValueError(f"{name}={value!r}: it is an integer of at least 0")
+                raise ArgumentValueError(f"{name}={value!r}: it is an integer of at least 0")
         for name in ("shuffle", "progress"):
             value = getattr(self, name)
             if not isinstance(value, (bool, np.bool_)) and not (value is None and name == "progress"):
-                raise TypeError(f"{name}={value!r}: it is True or False")
+                raise ArgumentTypeError(f"{name}={value!r}: it is True or False")
         for name in ("log", "checkpoint", "resume"):
             if not isinstance(getattr(self, name), (str, os.PathLike, type(None))):
-                raise TypeError(f"{name}={getattr(self, name)!r}: it is a path")
+                raise ArgumentTypeError(f"{name}={getattr(self, name)!r}: it is a path")
         if not _is_count(self.batch_size) or self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size!r}: it is an integer of at least 1")
+            raise ArgumentValueError(f"batch_size={self.batch_size!r}: it is an integer of at least 1")
         if not isinstance(self.callbacks, (list, tuple)):
-            raise TypeError(f"callbacks={self.callbacks!r}: it is a list of objects with methods such as on_step")
+            raise ArgumentTypeError(
+                f"callbacks={self.callbacks!r}: it is a list of objects with methods such as on_step"
+            )
 
     def total(self, batches: int) -> int:
         """Updates of the whole run when an epoch has ``batches``."""
@@ -171,7 +176,7 @@ class Trained(Fixed):
 def evaluate(runtime: Runtime, dataset: Dataset) -> Evaluation:
     """See ``Trained.eval``."""
     if not isinstance(dataset, Dataset):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(
+        raise ArgumentTypeError(
             f"the data is {type(dataset).__name__}, not a Dataset\n  remedy: tp.data.arrays(inputs, targets)"
         )
     if not len(dataset):
@@ -276,7 +281,9 @@ class Advanced(Fixed):
         options = options or TrainOptions()
         dataset = data if isinstance(data, Dataset) else data[0]
         if not isinstance(dataset, Dataset):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"data is {type(data).__name__}, not a Dataset\n  remedy: tp.data.arrays(inputs, targets)")
+            raise ArgumentTypeError(
+                f"data is {type(data).__name__}, not a Dataset\n  remedy: tp.data.arrays(inputs, targets)"
+            )
         if options.resume is not None:
             self.resume(options.resume)
         loader = self.loader(dataset, options.batch_size, options.shuffle)

@@ -359,9 +359,7 @@ class MemoryWriter:
         if not unused:
             return found[0]
         name, used = self.fresh("s"), ", ".join(f"i1 {'true' if n < len(offsets) else 'false'}" for n in range(LANES))
-        section.lines.append(
-            f"  {name} = select <{LANES} x i1> <{used}>, {whole} {found[0]}, {whole} zeroinitializer"
-        )
+        section.lines.append(f"  {name} = select <{LANES} x i1> <{used}>, {whole} {found[0]}, {whole} zeroinitializer")
         return name
 
     def _shuffled(self, pair: tuple[str, str], kind: str, chosen: Sequence[int | None], section: Section) -> str:

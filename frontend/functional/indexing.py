@@ -9,7 +9,7 @@ from typing import cast as typed
 
 import numpy as np
 
-from ...ir.errors import OutOfRangeError, ShapeError
+from ...ir.errors import ArgumentTypeError, OutOfRangeError, ShapeError
 from ...ir.graph import Value
 from ...ir.types import Array, bool_, broadcast_shapes, normalize_axis
 from ..convert import as_value, broadcast, builder, on_tape, to_array
@@ -61,7 +61,7 @@ def _positions(array: Array, size: int) -> Array:
     if not array.size:
         return array.astype(np.int64)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"an index array holds integers or bools, not {array.dtype}")
+        raise ArgumentTypeError(f"an index array holds integers or bools, not {array.dtype}")
     outside = array[(array < -size) | (array >= size)]
     if outside.size:
         raise OutOfRangeError(
@@ -135,7 +135,9 @@ def _index(x: Any, item: Any) -> Tensor:
                     raise ShapeError(f"index {i} into axis {axis} of size {size}\n  rule: {-size} <= index < {size}")
             start[axis], stop[axis] = position, position + 1
         else:
-            raise TypeError(f"an index is an integer, a slice, None, ... or one integer array, not {type(i).__name__}")
+            raise ArgumentTypeError(
+                f"an index is an integer, a slice, None, ... or one integer array, not {type(i).__name__}"
+            )
         axis += 1
     build = builder()
     if (tuple(start), tuple(stop), tuple(step)) != ((0,) * rank, value.type.shape, (1,) * rank):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ...ir.errors import DtypeError, ShapeError
+from ...ir.errors import ArgumentValueError, DtypeError, ShapeError
 from ...ir.graph import Value
 from ...ir.record import draw_key, here
 from ...ir.types import DType, Shape, bool_, broadcast_shapes, normalize_axis
@@ -185,7 +185,7 @@ def dropout(x: Any, p: float = 0.5, key: Any = None) -> Tensor:
     ``key`` is a ``key[]`` tensor; by default the draw's place in the model gives it.
     """
     if not 0 <= p <= 1:
-        raise ValueError(f"dropout with p = {p}; it is a probability")
+        raise ArgumentValueError(f"dropout with p = {p}; it is a probability")
     value, build = floating(x), builder()
     if p == 0:
         return Tensor(value)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
+from ...ir.errors import ArgumentValueError
 from .. import functional as ops
+from ..arguments import checked
 from ..functional.apply import located_errors
 from ..functional.convolution import Sizes, per_axis
 from . import init
@@ -15,6 +17,7 @@ from .module import Module, Parameter
 class _Conv(Module):
     rank: ClassVar[int]
 
+    @checked
     def __init__(
         self,
         in_channels: int,
@@ -27,7 +30,7 @@ class _Conv(Module):
         bias: bool = True,
     ) -> None:
         if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(
+            raise ArgumentValueError(
                 f"{type(self).__name__} of {in_channels} to {out_channels} channels in {groups} groups; the groups divide both"
             )
         with located_errors(type(self).__name__):
@@ -57,6 +60,7 @@ class Conv2d(_Conv):
 class _Pool(Module):
     rank: ClassVar[int]
 
+    @checked
     def __init__(self, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0) -> None:
         with located_errors(type(self).__name__):
             self.kernel_size = per_axis("kernel size", kernel_size, self.rank)
@@ -65,6 +69,7 @@ class _Pool(Module):
 
 
 class _MaxPool(_Pool):
+    @checked
     def __init__(
         self, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0, dilation: Sizes = 1
     ) -> None:
@@ -88,6 +93,7 @@ class MaxPool2d(_MaxPool):
 
 
 class _AvgPool(_Pool):
+    @checked
     def __init__(
         self, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0, count_include_pad: bool = True
     ) -> None:

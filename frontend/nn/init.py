@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ...ir.errors import ArgumentValueError
 from ...ir.types import Shape, f64
 from .. import functional as ops
+from ..arguments import checked_fields
 
 __all__ = ["Constant", "KaimingNormal", "KaimingUniform", "Normal", "Uniform", "XavierNormal", "XavierUniform", "fans"]
 
@@ -15,11 +17,12 @@ __all__ = ["Constant", "KaimingNormal", "KaimingUniform", "Normal", "Uniform", "
 def fans(shape: Shape) -> tuple[int, int]:
     """(fan in, fan out) of a weight laid out as PyTorch's: ``[out, in, *receptive field]``."""
     if len(shape) < 2:
-        raise ValueError(f"a weight of shape {list(shape)} has no fan; it has at least two axes")
+        raise ArgumentValueError(f"a weight of shape {list(shape)} has no fan; it has at least two axes")
     field = math.prod(shape[2:])
     return shape[1] * field, shape[0] * field
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Constant:
     """Every element ``value``."""
@@ -30,6 +33,7 @@ class Constant:
         return ops.full(shape, self.value, f64)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Uniform:
     """Uniform on ``[low, high)``."""
@@ -41,6 +45,7 @@ class Uniform:
         return ops.random_uniform(shape, f64, key) * (self.high - self.low) + self.low
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Normal:
     """Normal with a mean and a standard deviation."""
@@ -52,6 +57,7 @@ class Normal:
         return ops.random_normal(shape, f64, key) * self.std + self.mean
 
 
+@checked_fields
 @dataclass(frozen=True)
 class KaimingUniform:
     """Uniform with bound ``sqrt(6 / ((1 + a**2) * fan_in))`` (He et al., arXiv:1502.01852)."""
@@ -63,6 +69,7 @@ class KaimingUniform:
         return Uniform(-bound, bound)(key, shape)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class KaimingNormal:
     """Normal with standard deviation ``sqrt(2 / ((1 + a**2) * fan_in))`` (He et al., arXiv:1502.01852)."""
@@ -73,6 +80,7 @@ class KaimingNormal:
         return Normal(0.0, math.sqrt(2 / ((1 + self.a**2) * fans(shape)[0])))(key, shape)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class XavierUniform:
     """Uniform with bound ``gain * sqrt(6 / (fan_in + fan_out))`` (Glorot and Bengio, AISTATS 2010)."""
@@ -84,6 +92,7 @@ class XavierUniform:
         return Uniform(-bound, bound)(key, shape)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class XavierNormal:
     """Normal with standard deviation ``gain * sqrt(2 / (fan_in + fan_out))`` (Glorot and Bengio, AISTATS 2010)."""

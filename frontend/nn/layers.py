@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from ...ir.errors import ShapeError
+from ...ir.errors import ArgumentTypeError, ArgumentValueError, ShapeError
 from ...ir.record import here
 from ...ir.types import normalize_axis
 from .. import functional as ops
+from ..arguments import checked
 from ..convert import as_value
 from ..functional.apply import located_errors
 from . import init
@@ -19,10 +20,11 @@ from .module import Buffer, Module, Parameter
 class Sequential(Module):
     """Modules applied one after the other; their names are ``0``, ``1``, ..."""
 
+    @checked
     def __init__(self, *modules: Module) -> None:
         for n, module in enumerate(modules):
             if not callable(module):
-                raise TypeError(
+                raise ArgumentTypeError(
                     f"Sequential takes modules, not a {type(module).__name__}\n  remedy: Sequential(*modules)"
                 )
             setattr(self, str(n), module)
@@ -37,6 +39,7 @@ class Sequential(Module):
 class Linear(Module):
     """``y = x @ weight.T + bias``; ``weight`` is ``[out_features, in_features]``."""
 
+    @checked
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         bound = 1 / math.sqrt(in_features) if in_features > 0 else 0.0
         self.in_features, self.out_features = in_features, out_features
@@ -78,6 +81,7 @@ class SiLU(Module):
 class GELU(Module):
     """``ops.gelu``; ``approximate`` is ``"none"`` or ``"tanh"``."""
 
+    @checked
     def __init__(self, approximate: str = "none") -> None:
         self.approximate = approximate
 
@@ -88,9 +92,10 @@ class GELU(Module):
 class Dropout(Module):
     """In train mode ``ops.dropout`` with probability ``p``; the identity in eval mode."""
 
+    @checked
     def __init__(self, p: float = 0.5) -> None:
         if not 0 <= p <= 1:
-            raise ValueError(f"Dropout(p={p}); it is a probability")
+            raise ArgumentValueError(f"Dropout(p={p}); it is a probability")
         self.p = p
 
     def forward(self, x: Any) -> Any:
@@ -100,6 +105,7 @@ class Dropout(Module):
 class LayerNorm(Module):
     """Normalisation over the last axes, then ``* weight + bias`` of shape ``normalized_shape``."""
 
+    @checked
     def __init__(
         self,
         normalized_shape: int | Sequence[int],
@@ -126,6 +132,7 @@ class _BatchNorm(Module):
     shapes: ClassVar[tuple[str, ...]]
     """What may come in, by rank."""
 
+    @checked
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.weight = Parameter(num_features, 1.0) if affine else None
@@ -167,6 +174,7 @@ class BatchNorm2d(_BatchNorm):
 class Embedding(Module):
     """Rows of ``weight``, ``[num_embeddings, embedding_dim]``, at integer indices."""
 
+    @checked
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         self.weight = Parameter((num_embeddings, embedding_dim), init.Normal())
 
@@ -177,6 +185,7 @@ class Embedding(Module):
 class Flatten(Module):
     """Axes ``start_dim`` to ``end_dim`` as one."""
 
+    @checked
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         self.start_dim, self.end_dim = start_dim, end_dim
 

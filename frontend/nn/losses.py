@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...ir.errors import ArgumentTypeError, ArgumentValueError
 from ...ir.types import Array
 from .. import functional as ops
 
@@ -27,10 +28,12 @@ class Objective:
 
     def __post_init__(self) -> None:
         if not callable(self.loss):
-            raise TypeError(f"Objective({self.name!r}): loss is a function (prediction, target), not {self.loss!r}")
+            raise ArgumentTypeError(
+                f"Objective({self.name!r}): loss is a function (prediction, target), not {self.loss!r}"
+            )
         for name, metric in self.metrics.items():
             if not callable(metric):
-                raise TypeError(
+                raise ArgumentTypeError(
                     f"Objective({self.name!r}): metric {name!r} is a function (prediction, target), not {metric!r}"
                 )
 
@@ -63,7 +66,9 @@ def objective(spec: str | Loss | Objective, line: tuple[str, int] | None = None)
     if callable(spec):
         return Objective(getattr(spec, "__name__", "objective"), spec, line=line)
     if not isinstance(spec, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"objective={spec!r}: it is one of {', '.join(OBJECTIVES)}, a function or an nn.Objective")
+        raise ArgumentTypeError(
+            f"objective={spec!r}: it is one of {', '.join(OBJECTIVES)}, a function or an nn.Objective"
+        )
     if spec not in OBJECTIVES:
-        raise ValueError(f"objective {spec!r} is not known; one of {', '.join(OBJECTIVES)}, or a function")
+        raise ArgumentValueError(f"objective {spec!r} is not known; one of {', '.join(OBJECTIVES)}, or a function")
     return replace(OBJECTIVES[spec], line=line)

@@ -15,6 +15,7 @@ from ...ir.errors import ShapeError, TraceError
 from ...ir.record import current_frame, here
 from ...ir.source import user_line
 from ...ir.types import DType, Shape
+from ..arguments import checked
 from ..convert import as_value, builder, cast
 from ..tensor import Operators
 from . import init as initialisers
@@ -28,6 +29,7 @@ ASSIGNMENTS = [0]
 class Declared(Operators):
     """Base of parameters and buffers: a shape, an optional fixed dtype and an initialiser ``init(key, shape)``."""
 
+    @checked
     def __init__(self, shape: int | tuple[int, ...], init: Init | float = 0.0, dtype: Any = None) -> None:
         self.shape: Shape = types.static_shape(shape if isinstance(shape, Iterable) else (shape,))
         self.init: Init = init if callable(init) else initialisers.Constant(float(init))
@@ -44,6 +46,7 @@ class Declared(Operators):
 class Parameter(Declared):
     """A trained tensor.  It has the runtime's dtype."""
 
+    @checked
     def __init__(self, shape: int | tuple[int, ...], init: Init | float = 0.0) -> None:
         super().__init__(shape, init)
 

@@ -270,7 +270,9 @@ def test_state_without_a_name_is_an_error_at_the_argument(role: str, name: str) 
 def test_two_states_of_one_name_are_an_error() -> None:
     module = parse(ONE_STATE.replace("ARGUMENT", "%w: f32[2] param, %v: f32[2] buffer")).verify()
     module["main"].arguments[2].name = "w"
-    with pytest.raises(VerifyError, match="in @main: another argument has the name of buffer 'w'\n  rule: parameters, buff"):
+    with pytest.raises(
+        VerifyError, match="in @main: another argument has the name of buffer 'w'\n  rule: parameters, buff"
+    ):
         module.verify()
 
 

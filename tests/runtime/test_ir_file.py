@@ -286,7 +286,9 @@ def test_arguments_without_names_have_names_of_their_own() -> None:
 def test_names_that_are_given_are_kept_by_those_that_have_them() -> None:
     head = "%0: f32[] input, %in0: f32[] input, %in2: f32[] param, %1: f32[] input"
     results = "f32[] grad(%0), f32[] grad(%in2), f32[] update(%in2), f32[], f32[]"
-    text = f"module @m {{ func @main({head}) -> ({results}) {{ %out4 = neg %1 : f32[] return %0, %0, %0, %out4, %0 }} }}"
+    text = (
+        f"module @m {{ func @main({head}) -> ({results}) {{ %out4 = neg %1 : f32[] return %0, %0, %0, %out4, %0 }} }}"
+    )
     function = parse(text).verify()["main"]
     assert argument_names(function) == ["in0_1", "in0", "in2", "in3"]
     assert result_names(function) == ["grad(in0_1)", "grad(in2)", "in2", "out4", "out4_1"]
