@@ -12,7 +12,7 @@ import numpy as np
 
 from ..ir import Function, Instruction, Module, Value
 from ..ir.errors import BackendError
-from ..ir.types import Array, TensorType, f32, f64
+from ..ir.types import Array
 from .state import State
 
 GROUP = "tapeir.backends"
@@ -197,14 +197,6 @@ class Backend(Protocol):
         ...
 
 
-def unserved_float(i: Instruction, device: str) -> TensorType | None:
-    """The type of an operand or result that no kernel computes with: on the CPU, a float of another width than 32 or 64 bits."""
-    if device != "cpu":
-        return None
-    types = [v.type for v in (*i.operands, *i.results)]
-    return next((t for t in types if t.dtype.floating and t.dtype not in (f32, f64)), None)
-
-
 _BUILT_IN = {"eager": "tapeir.backends.eager:EagerBackend", "compiled": "tapeir.backends.compiled:CompiledBackend"}
 _REGISTERED: dict[str, Backend] = {}
 
@@ -265,7 +257,5 @@ def compile_module(
     refused = [i for i in function.instructions if not backend.supports(i, device)]
     if refused:
         names = ", ".join(sorted({i.op.name for i in refused}))
-        narrow = unserved_float(refused[0], device)
-        kind = f" in {narrow.dtype}" if narrow is not None else ""
-        raise BackendError(f"backend {backend.name!r} does not support {names}{kind} on {device}", refused[0].location)
+        raise BackendError(f"backend {backend.name!r} does not support {names} on {device}", refused[0].location)
     return backend.compile(function, device=device, options={"module": module, **(options or {})})

@@ -356,6 +356,20 @@ def contract(a: Array, b: Array, out: Array, transpose_a: bool = False, transpos
     np.matmul(a, b, out)
 
 
+def in_float32(call: Call) -> Call:
+    """A reduction or product of 16-bit floats by its float32 entry: operands are widened, and the result is rounded once."""
+
+    def entry(*given: Any) -> None:
+        arrays = [a for a in given if isinstance(a, np.ndarray)]
+        *operands, out = arrays
+        wide = np.empty(out.shape, np.float32) if types.dtype(out.dtype).narrow else out
+        call(*[a.astype(np.float32) for a in operands], wide, *given[len(arrays) :])
+        if wide is not out:
+            np.copyto(out, wide, casting="unsafe")
+
+    return entry
+
+
 class Table:
     """NumPy's kernel table, and what another one must offer."""
 
@@ -377,10 +391,12 @@ class Table:
 
     def reduction(self, combine: str, dtype: DType) -> Call:
         """``entry(x, out)``: combines ``x``, contiguous ``[outer, n, inner]``, over its middle axis into ``out``, ``[outer, inner]``."""
-        return REDUCTIONS[combine]
+        return in_float32(self.reduction(combine, types.f32)) if dtype.narrow else REDUCTIONS[combine]
 
     def contract(self, dtype: DType) -> Call:
         """``entry(a, b, out, transpose_a, transpose_b)``: the matrix product."""
+        if dtype.narrow:
+            return in_float32(self.contract(types.f32))
         blas()
         return contract
 
@@ -441,6 +457,9 @@ def gather(whole: Array, positions: Array, out: Array) -> None:
 
 
 def scatter_add(part: Array, positions: Array, out: Array) -> None:
-    """Zeros, then ``part`` added at ``positions`` in row-major order; all arrays are flat."""
-    out.fill(0)
-    np.add.at(out, positions, part)
+    """Zeros, then ``part`` added at ``positions`` in row-major order; all arrays are flat.  16-bit floats are added up in float32."""
+    total = np.empty(out.shape, np.float32) if types.dtype(out.dtype).narrow else out
+    total.fill(0)
+    np.add.at(total, positions, part.astype(total.dtype, copy=False))
+    if total is not out:
+        np.copyto(out, total, casting="unsafe")

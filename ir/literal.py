@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .types import Array, DType, TensorType, type_of
+from .types import Array, DType, TensorType, bf16, f16, type_of
 
 
 def saturating_cast(array: Array, target: np.dtype[Any]) -> Array:
@@ -24,7 +24,23 @@ def saturating_cast(array: Array, target: np.dtype[Any]) -> Array:
         result[np.isnan(wide)] = 0
         return result
     with np.errstate(all="ignore"):
+        if target in (f16.numpy, bf16.numpy) and array.dtype.kind in "fiu" and array.dtype.itemsize > 2:
+            array = _to_odd(array)
         return array.astype(target)
+
+
+def _to_odd(array: Array) -> Array:
+    """As float32 on the way to a 16-bit float: inexact results are made odd, so the two roundings equal one."""
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        low = array & 0xFFFF
+        lost = ((array >= 1 << 40) | (array < -(1 << 40))) & (low != 0)
+        array = np.where(lost, (array ^ low) | 0x10000, array)
+    wide = array.astype(np.float64)
+    near = np.asarray(wide.astype(np.float32))
+    size, found = np.abs(wide), np.abs(near.astype(np.float64))
+    word = near.view(np.uint32)
+    moved = np.where(size > found, word + np.uint32(1), np.where(size < found, word - np.uint32(1), word))
+    return np.where(word & 1 == 0, moved, word).astype(np.uint32).view(np.float32)
 
 
 class Literal:

@@ -19,6 +19,7 @@ from .build import install
 from .errors import DtypeError, ShapeError, TraceError, shortened
 from .graph import Symbol, Value
 from .literal import Literal
+from .scalar import Scalar, ScalarBuilder, widened
 from .types import DTYPES, Array, DType, Shape, TensorType, bool_, dtype, f32, f64, i64
 
 Namespace = Any
@@ -115,6 +116,10 @@ class Check:
     message: Callable[..., str]  # (bad element, types, attrs) -> text
     applies: Callable[[tuple[TensorType, ...]], bool] = lambda types: True
 
+    def holds(self, s: ScalarBuilder, element: Scalar, types: tuple[TensorType, ...], attrs: Mapping[str, Any]) -> Any:
+        """The condition on one element; a 16-bit float is widened for it."""
+        return self.condition(s, widened(s, element), types, attrs)
+
 
 class Op:
     """Base of all ops; see the module docstring.
@@ -199,12 +204,14 @@ def need_kind(name: str, type: TensorType, kinds: str) -> None:
 class Elementwise(Op):
     """Element by element, operands and result of one shape.  Lowering rule: ``scalar(s, *elements, **attrs)``.
 
-    All operands have one dtype, of a kind in ``accepts``; the result has it too, or bool where ``compares``.
+    All operands have one dtype, of a kind in ``accepts``; the result has it too, or bool where ``compares``.  ``widens`` is False for
+    an op whose rule rounds nothing: it then runs on 16-bit floats themselves.
     """
 
     lowering = ("scalar",)
     accepts: ClassVar[str] = "f"
     compares: ClassVar[bool] = False
+    widens: ClassVar[bool] = True
     domain: ClassVar[tuple[float, float]] = (-2.0, 2.0)
     scalar: Callable[..., Any]
 
@@ -248,8 +255,7 @@ class Elementwise(Op):
         return random.uniform(*self.domain, shape).astype(dtype.numpy)
 
     def samples(self, random: Random) -> Iterable[Sample]:
-        dtypes = [d for d in DTYPES.values() if d.kind in self.accepts and (d.kind != "f" or d in (f32, f64))]
-        for d in dtypes:
+        for d in (d for d in DTYPES.values() if d.kind in self.accepts):
             for shape in ((2, 3), (), (1,), (0, 2), (17,)) if d in (f32, f64, bool_, i64) else ((5,),):
                 for attrs in self.examples():
                     yield Sample(

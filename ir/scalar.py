@@ -2,6 +2,9 @@
 
 An op's ``scalar`` rule calls the methods below on a ``ScalarBuilder``; a code generator subclasses it, prints or runs
 each primitive in ``emit``, and thereby lowers every op without knowing any of them.
+
+The rule of an op on 16-bit floats runs on float32: ``scalar_of`` widens the operands and rounds the result once.  A builder therefore
+meets a 16-bit float in ``EXACT_PRIMITIVES``, comparisons, ``is_nan`` and ``bits``, and in conversions from and to float32.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from . import types
 from .types import DType
 
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+EXACT_PRIMITIVES = ("select", "neg", "abs", "floor", "rint")
+"""Primitives whose result on 16-bit floats is a 16-bit float without rounding."""
 
 
 class Scalar:
@@ -109,8 +114,40 @@ class ScalarBuilder(ABC):
         return self.emit("select", (condition, a, b), a.dtype)
 
     def convert(self, a: Scalar, dtype: DType) -> Scalar:
-        """A cast: float to integer saturates and NaN gives 0, integers wrap, to bool is ``a != 0``."""
-        return a if a.dtype is dtype else self.emit("convert", (a,), dtype)
+        """A cast: float to integer saturates and NaN gives 0, integers wrap, to bool is ``a != 0``; floats are rounded once."""
+        if a.dtype is dtype:
+            return a
+        if a.dtype.narrow and dtype is not types.f32:
+            return self.convert(self.emit("convert", (a,), types.f32), dtype)
+        if dtype.narrow and a.dtype is not types.f32:
+            a = self._to_odd(a)
+        return self.emit("convert", (a,), dtype)
+
+    def _to_odd(self, a: Scalar) -> Scalar:
+        """``a`` as a float32 on the way to a 16-bit float: an inexact result is made odd, so the two roundings equal one."""
+        if a.dtype.bits <= 16:
+            return self.convert(a, types.f32)
+        if a.dtype.integer and a.dtype.bits == 64:
+            a = self._sticky(a)
+        wide = self.convert(a, types.f64)
+        near = self.convert(wide, types.f32)
+        size, found = self.abs(wide), self.abs(self.convert(near, types.f64))
+        word = self.bits(near, types.u32)
+        one = self.like(word, 1)
+        above, below = self.compare("gt", size, found), self.compare("lt", size, found)
+        moved = self.select(above, self.add(word, one), self.select(below, self.sub(word, one), word))
+        even = self.compare("eq", self.bit_and(word, one), self.like(word, 0))
+        return self.bits(self.select(even, moved, word), types.f32)
+
+    def _sticky(self, a: Scalar) -> Scalar:
+        """A 64-bit integer that float64 holds: of one above ``2**40``, bit 16 stands for all lower bits."""
+        low = self.bit_and(a, self.like(a, 0xFFFF))
+        high = self.bit_xor(a, low)
+        big = self.compare("ge", a, self.like(a, 1 << 40))
+        if a.dtype.kind == "i":
+            big = self.bit_or(big, self.compare("lt", a, self.like(a, -(1 << 40))))
+        lost = self.bit_and(big, self.compare("ne", low, self.like(a, 0)))
+        return self.select(lost, self.bit_or(high, self.like(a, 1 << 16)), a)
 
     def bits(self, a: Scalar, dtype: DType) -> Scalar:
         """The same bits as another dtype of the same width; the operand is never NaN."""
@@ -160,11 +197,27 @@ class ScalarBuilder(ABC):
         return self.emit("remainder", (a, b), a.dtype)
 
 
+def computes_in_float32(op: Any, dtypes: Sequence[DType]) -> bool:
+    """Whether the ``scalar`` rule of an op runs on float32 for operands of these dtypes."""
+    return any(d.narrow for d in dtypes) and op.widens
+
+
+def widened(builder: ScalarBuilder, x: Scalar) -> Scalar:
+    """A 16-bit float as a float32, anything else as it is."""
+    return builder.convert(x, types.f32) if x.dtype.narrow else x
+
+
 def scalar_of(
     op: Any, builder: ScalarBuilder, operands: Sequence[Scalar], attrs: Mapping[str, Any], dtype: DType
 ) -> Scalar:
-    """What an op's ``scalar`` rule makes.  Raises ``TypeError`` where that is not of the dtype that ``infer`` says."""
-    made: Scalar = op.scalar(builder, *operands, **attrs)
+    """What an op's ``scalar`` rule makes.  Raises ``TypeError`` where that is not of the dtype that ``infer`` says.
+
+    16-bit operands are widened to float32 for the rule and its result is rounded once, unless the op says that it rounds nothing.
+    """
+    wide = computes_in_float32(op, [x.dtype for x in operands])
+    made: Scalar = op.scalar(builder, *([widened(builder, x) for x in operands] if wide else operands), **attrs)
+    if wide and dtype.narrow and made.dtype is types.f32:
+        made = builder.convert(made, dtype)
     if made.dtype is not dtype:
         raise TypeError(f"{op.name}: its rule scalar gives {made.dtype}, and infer says {dtype}")
     return made

@@ -53,6 +53,11 @@ class DType:
     def integer(self) -> bool:
         return self.kind in "iu"
 
+    @property
+    def narrow(self) -> bool:
+        """Whether it is a 16-bit float: stored in 16 bits, computed with in float32 and rounded once per op."""
+        return self.kind == "f" and self.bits == 16
+
 
 def static_shape(shape: Iterable[Any]) -> Shape:
     """A shape of Python integers.  Raises ``ValueError`` for sizes that are no integers of at least 0."""

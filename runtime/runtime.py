@@ -33,7 +33,7 @@ from ..ir import (
 from ..ir import Module as IRModule
 from ..ir.errors import ArgumentTypeError, ArgumentValueError
 from ..ir.source import public, user_line
-from ..ir.types import Array, DType, bf16, dtype, f32, f64, key, type_of
+from ..ir.types import Array, DType, bf16, dtype, key, type_of
 from . import checkpoint
 from .entries import STEP, Declarations, Setting, checked, function_of, record, state_types
 from .fixed import Fixed
@@ -195,10 +195,6 @@ class Runtime(Fixed):
     def _choose(self, backend: str, numerics: str, guard: str | None) -> None:
         check_choices(numerics, guard)
         chosen = get(backend)
-        if self.setting.dtype not in (f32, f64) and self.device == "cpu":
-            raise BackendError(
-                f"backend {backend!r} has no {self.setting.dtype} on {self.device!r}; float32 and float64 run on the CPU, and all on CUDA"
-            )
         reason = chosen.unavailable(self.device)
         if reason is not None:
             raise BackendError(f"backend {backend!r} cannot use device {self.device!r}: {reason}")

@@ -21,7 +21,7 @@ from tapeir.ir import (
     Value,
     reverse,
 )
-from tapeir.ir.types import Array, DType, Shape, bool_, f32, f64, i32, i64, key, u8, u32
+from tapeir.ir.types import Array, DType, Shape, bf16, bool_, f16, f32, f64, i16, i32, i64, key, u8, u32
 
 
 class Program:
@@ -35,8 +35,8 @@ class Program:
         return f"{self.module}\n{list(self.arrays)!r}"
 
 
-FLOATS = (f64, f32)
-PROGRAM_DTYPES = (f64, f32, i64, bool_)
+FLOATS = (f64, f32, f16, bf16)
+PROGRAM_DTYPES = (f64, f32, i64, bool_, f16, bf16)
 MAX_SIZE = 200
 UNARY = {
     "f": ("neg", "abs", "sign", "floor", "round", "sqrt", "exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos",
@@ -138,13 +138,13 @@ class _Growth:
 
     def cast(self) -> Value | None:
         x = self.pick()
-        return None if x is None else self.build.cast(x, dtype=self.one((f64, f32, i64, bool_, i32, u8, u32)))
+        return None if x is None else self.build.cast(x, dtype=self.one((f64, f32, i64, bool_, i32, u8, u32, f16, bf16)))
 
     def bitcast(self) -> Value | None:
-        x = self.pick(lambda t: t.dtype.kind in "fiu" and t.dtype.bits in (32, 64))
+        x = self.pick(lambda t: t.dtype.kind in "fiu" and t.dtype.bits >= 16)
         if x is None:
             return None
-        return self.build.bitcast(x, dtype=self.one((f64, i64) if x.type.dtype.bits == 64 else (f32, i32)))
+        return self.build.bitcast(x, dtype=self.one({64: (f64, i64), 32: (f32, i32), 16: (f16, i16, bf16)}[x.type.dtype.bits]))
 
     def reduce(self) -> Value | None:
         x = self.pick(lambda t: t.dtype.kind in "fiu")

@@ -16,7 +16,7 @@ from ...ir.types import Array
 from ...passes import NUMPY, PASSES, PIPELINES, UNFUSED, VERSION, PassManager, Provenance
 from ...passes.plan import ALIGNMENT as HOST_ALIGNMENT
 from .. import kernels
-from ..base import Executable, compile_module, get, unserved_float
+from ..base import Executable, compile_module, get
 from ..cuda import devices
 from ..cuda.device import ALIGNMENT
 from ..eager.interpret import run_instruction
@@ -73,7 +73,7 @@ class CompiledBackend:
         return None if device == "cpu" else devices.unavailable(device)
 
     def supports(self, op: Instruction, device: str) -> bool:
-        return unserved_float(op, device) is None
+        return True
 
     def compile(self, func: Function, *, device: str, options: Mapping[str, Any]) -> Executable:
         """``options``: ``module`` around the function, ``verify_each``, a ``Provenance`` to fill as

@@ -181,11 +181,11 @@ def image_of(made: Program, begin: float) -> Image:
     inputs = [made.ref(v) for v, role in zip(f.arguments, f.roles, strict=True) if role in ("input", None)]
     outputs = [made.ref(v) for v in made.memory.outputs]
     constants = made.blob().tobytes()
-    memory = PlannedMemory.of(f, len(constants))
+    memory = PlannedMemory.of(f, len(constants) + made.arena_bytes - made.memory.arena_bytes)
     return Image(
         tuple(objects),
         constants,
-        made.memory.arena_bytes,
+        made.arena_bytes,
         (int(memory), memory.values, memory.bound),
         tuple(made.buffers),
         tuple(sorted(made.products)),
@@ -386,7 +386,7 @@ class _LlvmSteps(Steps):
         self._program, self._made = program, program.program
         state = State(self.function.state_types())
         memory = self._made.memory
-        self._buffers = program.buffers(state, 0, {"arena": aligned_bytes(memory.arena_bytes), **memory.own_arrays()})
+        self._buffers = program.buffers(state, 0, {"arena": aligned_bytes(self._made.arena_bytes), **memory.own_arrays()})
         self._bases = program.bases(self._buffers)
         self._address = self._bases.ctypes.data
         step = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)

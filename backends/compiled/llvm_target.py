@@ -33,6 +33,8 @@ STREAM_BYTES = 1 << 22
 class Program(Lowering[list[str]]):
     """The text of one program: a module for each kernel, and ``main`` with the steps and ``run``.  A piece is the lines of a function."""
 
+    widens = True
+
     def __init__(self, function: Function, module: Module, fast: bool = False) -> None:
         super().__init__(function, module, fast)
         self.kernels: dict[str, str] = {}  # name -> text

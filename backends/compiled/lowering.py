@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 
-from ...ir import BackendError, Builder, Function, GraphBuilder, Instruction, IRError, Module, Value
+from ...ir import BackendError, Builder, Function, GraphBuilder, Instruction, IRError, Module, Op, Value
 from ...ir.op import Composite, Contract, Control, Gather, Join, Key, Layout, Reduce, Scatter, Source, View
 from ...ir.record import blame
-from ...ir.types import Array, DType, Shape, TensorType
+from ...ir.types import Array, DType, Shape, TensorType, f32
 from ...passes.loops import UnfitError
+from ...passes.plan import ALIGNMENT
 from ...passes.rewrite import splat_of
 from ..base import Sizes
 from ..state import aligned_bytes
@@ -29,12 +30,17 @@ Piece = TypeVar("Piece")
 class Lowering(ABC, Generic[Piece]):
     """One program under way: ``lower`` hands the pieces of each instruction to ``step``, in order, and last those that move new state."""
 
+    widens: ClassVar[bool] = False
+    """Whether products, scatters and argmax take 16-bit floats only as float32, so that the program widens and rounds round them."""
+
     def __init__(self, function: Function, module: Module, fast: bool = False) -> None:
         self.function, self.module, self.fast = function, module, fast
         self.memory = Memory(function)
         self.constants: list[Array] = []
         self._constant_refs: dict[bytes, Ref] = {}
         self.fails: list[Callable[[Any], IRError]] = []
+        self.arena_bytes = self.memory.arena_bytes
+        """What plan gave, and behind it room for what one instruction widens."""
         self.may_commit = True
         """Whether new state may be written over the old: nothing that is copied last reads it."""
 
@@ -195,15 +201,10 @@ class Lowering(ABC, Generic[Piece]):
                 raise BackendError(f"kernel @{kernel.name} is no nest of loops: {error}", i.location) from None
         elif isinstance(op, Composite):
             pieces += self.whole(i, [self.ref(o) for o in i.operands], results)
-        elif isinstance(op, Contract):
-            pieces.append(self._contract(op, i, results[0]))
-        elif isinstance(op, Scatter):
-            part, index = (self._rows(o) for o in i.operands)
-            pieces.append(self.scatter(op, i, part, index, results[0]))
         elif isinstance(op, Reduce) and i.operands[0].type.size == 0:
             pieces.append(self.fill(results[0], op.identity(i.result.type.dtype)))
-        elif isinstance(op, Reduce) and op.combine == "argmax":
-            pieces.append(self.argmax(i, self.ref(i.operands[0]), results[0]))
+        elif isinstance(op, (Contract, Scatter)) or (isinstance(op, Reduce) and op.combine == "argmax"):
+            pieces += self._routine(op, i, results[0])
         else:
             function, taken = self.alone(i)
             pieces.append(self.kernel(function, [self.ref(o) for o in taken], results))
@@ -215,10 +216,41 @@ class Lowering(ABC, Generic[Piece]):
         assert ref.layout.is_contiguous, f"{v!r} is not in rows"
         return ref
 
-    def _contract(self, op: Contract, i: Instruction, out: Ref) -> Piece:
-        a, b = i.operands
-        ta, tb = (bool(i.attrs[name]) for name in op.transposes)
-        return self.contract(i, self._rows(a), self._rows(b), out, product_sizes(a.type, b.type, ta, tb))
+    def _routine(self, op: Op, i: Instruction, out: Ref) -> list[Piece]:
+        """A product, a scatter or an argmax; of 16-bit floats, where the target asks for it, one of float32 between casts."""
+        refs = [self._rows(o) if isinstance(op, (Contract, Scatter)) else self.ref(o) for o in i.operands]
+        wide = self._widened([*refs, out])
+        taken, to = [wide.get(r, r) for r in refs], wide.get(out, out)
+        before = [self.cast(wide[r], r) for r in dict.fromkeys(refs) if r in wide and math.prod(r.layout.shape)]
+        after = [self.cast(out, to)] if out in wide else []
+        if isinstance(op, Contract):
+            types = [o.type for o in i.operands]
+            ta, tb = (bool(i.attrs[name]) for name in op.transposes)
+            piece = self.contract(i, *taken, to, product_sizes(*types, ta, tb))
+        elif isinstance(op, Scatter):
+            piece = self.scatter(op, i, *taken, to)
+        else:
+            piece = self.argmax(i, *taken, to)
+        return [*before, piece, *after]
+
+    def _widened(self, refs: Sequence[Ref]) -> dict[Ref, Ref]:
+        """Room behind the arena for the 16-bit floats among some arrays as float32, where the target asks for it."""
+        made: dict[Ref, Ref] = {}
+        at = self.memory.arena_bytes
+        for ref in refs:
+            if self.widens and ref.dtype.narrow and ref not in made:
+                at = -(-at // ALIGNMENT) * ALIGNMENT
+                made[ref] = Ref("arena", at, f32, Layout.contiguous(ref.layout.shape))
+                at += TensorType(f32, ref.layout.shape).nbytes
+        self.arena_bytes = max(self.arena_bytes, at)
+        return made
+
+    def cast(self, to: Ref, source: Ref) -> Piece:
+        """Move an array into one of another dtype."""
+        recorder = GraphBuilder()
+        x = recorder.argument(TensorType(source.dtype, source.layout.shape))
+        made = Builder(recorder).cast(x, dtype=to.dtype)
+        return self.kernel(recorder.function("k", [(x, None)], [(made, None)]), [source], [to])
 
     def _join(self, op: Join, i: Instruction, out: Ref) -> list[Piece]:
         if not i.result.type.size:

@@ -195,7 +195,7 @@ class NumpyProgram(Executable):
         operand = i.operands[rule.operand]
         ref = self._array(operand)
         recorded = Recorded()
-        holds = rule.condition(recorded, Scalar(operand.type.dtype, ref), types, i.attrs)
+        holds = rule.holds(recorded, Scalar(operand.type.dtype, ref), types, i.attrs)
         flag = self._out.scratch(pool, holds.dtype, operand.type.shape)
         self._out.emit(recorded.primitives, [(holds, flag)], operand.type.shape, pool)
         self._out.line(f"if not all_true({self._out.var(flag)}, None):")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from ...ir.scalar import COMPARISONS, Scalar, ScalarBuilder
+from ...ir.scalar import COMPARISONS, EXACT_PRIMITIVES, Scalar, ScalarBuilder
 from ...ir.types import DType, bf16, bool_, f16, f32, u16
 from ..native.math import FUNCTIONS
 
@@ -21,8 +21,7 @@ _NAMES = {
     "key": "unsigned long long", "f16": "float", "bf16": "float",
 }  # fmt: skip
 NARROW = (f16, bf16)
-"""Floats that are computed with as float32: every operation is rounded to them, a sum once at its end."""
-_ALREADY_NARROW = ("select", "neg", "abs", "floor", "rint")
+"""Floats that are computed with as float32: every op is rounded to them, a sum once at its end."""
 _OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and": "&", "or": "|", "xor": "^"}
 _ON_BOOL = {"add": "|", "mul": "&", "sub": "^", "and": "&", "or": "|", "xor": "^"}
 _RELATIONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -149,15 +148,11 @@ class CBuilder(ScalarBuilder):
                 word = self.name(stored(str(a.code), a.dtype), u16)
                 return word if dtype is u16 else self.emit("bits", (word,), dtype)
             return self.name(loaded(f"(unsigned short){a.code}", dtype), dtype)
-        if primitive == "convert" and dtype in NARROW and a.dtype is not f32 and a.dtype not in NARROW:
-            return self.name(f"from_{dtype.name}(to_{dtype.name}_from((double){a.code}))", dtype)
         wide = tuple([Scalar(f32, x.code) if x.dtype in NARROW else x for x in arguments])
         if dtype not in NARROW:
             return self.emit(primitive, wide, dtype)
-        if a.dtype is dtype and primitive == "convert":
-            return a
         made = wide[0] if primitive == "convert" else self.emit(primitive, wide, f32)
-        return Scalar(dtype, made.code) if primitive in _ALREADY_NARROW else self.rounded(made, dtype)
+        return Scalar(dtype, made.code) if primitive in EXACT_PRIMITIVES else self.rounded(made, dtype)
 
     def rounded(self, wide: Scalar, dtype: DType) -> Scalar:
         """A float32 rounded to a narrow float."""
@@ -252,17 +247,6 @@ __device__ __forceinline__ unsigned short to_f16(float x) {
   if (rest < 0x38800000u) return (unsigned short)(sign | (unsigned)rintf(__uint_as_float(rest) * 16777216.0f));
   return (unsigned short)(sign | ((rest - 0x38000000u + 0xfffu + ((rest >> 13) & 1u)) >> 13));
 }
-
-// To a float32 on the way to a narrower one: an inexact result is made odd, so that it is rounded only once.
-__device__ __forceinline__ float to_odd(double x) {
-  const float y = (float)x;
-  if ((double)y == x || x != x || __float_as_int(y) & 1) return y;
-  const bool up = (fabs(x) > fabs((double)y));
-  return __uint_as_float((unsigned)__float_as_int(y) + (up ? 1u : 0xffffffffu));
-}
-
-__device__ __forceinline__ unsigned short to_bf16_from(double x) { return to_bf16(to_odd(x)); }
-__device__ __forceinline__ unsigned short to_f16_from(double x) { return to_f16(to_odd(x)); }
 
 // Philox4x32-10: the words of a counter.
 __device__ __forceinline__ void philox(unsigned c[4], unsigned k0, unsigned k1) {

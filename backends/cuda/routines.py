@@ -165,7 +165,7 @@ def check(
     c.depth = 2
     at = _position("j", list(zip(layout.shape, layout.strides, strict=True)), layout.offset)
     x = c.name(loaded(f"x0[{at}]", dtype), dtype)
-    good: Scalar = rule.condition(c, x, types, attrs)
+    good: Scalar = rule.holds(c, x, types, attrs)
     lines = "\n".join(c.lines)
     kind = memory_type(dtype)
     return (

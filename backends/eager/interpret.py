@@ -14,7 +14,7 @@ from ...ir.errors import BackendError, IRError
 from ...ir.graph import Value
 from ...ir.op import Composite, Contract, Control, Elementwise, Random32, Reduce, Scatter
 from ...ir.record import blame
-from ...ir.scalar import Scalar, ScalarBuilder, scalar_of
+from ...ir.scalar import Scalar, ScalarBuilder, computes_in_float32, scalar_of
 from ...ir.types import Array, DType, Shape, TensorType, u32
 from .. import kernels
 from ..base import Executable, PlannedMemory
@@ -42,7 +42,7 @@ def check(op: Op, types: tuple[TensorType, ...], attrs: Mapping[str, Any], array
     if rule is None or not rule.applies(types):
         return
     operand = arrays[rule.operand]
-    holds = rule.condition(ArrayScalars(operand.shape), Scalar(types[rule.operand].dtype, operand), types, attrs).code
+    holds = rule.holds(ArrayScalars(operand.shape), Scalar(types[rule.operand].dtype, operand), types, attrs).code
     if not holds.all():
         bad = operand[~holds].reshape(-1)[0]
         raise rule.error(rule.message(bad, types, attrs))
@@ -74,7 +74,8 @@ def execute(
     if isinstance(op, Random32):
         words = Scalar(u32, philox.words(arrays[0], result.size).reshape(result.shape))
         return (scalar_of(op, ArrayScalars(result.shape), [words], attrs, result.dtype).code,)
-    if op.rounding == "correct":
+    widens = isinstance(op, Elementwise) and computes_in_float32(op, [t.dtype for t in types])
+    if op.rounding == "correct" and not widens:
         return (np.asarray(op.eval(np, *arrays, **attrs)),)
     arrays = [kernels.rows(a) for a in arrays]
     if isinstance(op, Elementwise):

@@ -85,6 +85,13 @@ def target_description() -> str:
     return f"{llvm.get_default_triple()} {llvm.get_host_cpu_name()} {features} llvm {version} engine {VERSION}"
 
 
+@cache
+def has_feature(name: str) -> bool:
+    """Whether the processor has a feature, by LLVM's name for it."""
+    _initialized()
+    return bool(llvm.get_host_cpu_features().get(name, False))
+
+
 _loaded: dict[tuple[str, tuple[tuple[str, int], ...]], Library] = {}
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from ...ir import Value
 from ...ir.scalar import Scalar
-from ...ir.types import DType, bool_
+from ...ir.types import DType, bool_, u8
 from ...passes.loops import REDUCED, Access, Nest
+from . import narrow
 from .vector import VectorBuilder
 
 LANES = 16
@@ -21,8 +22,22 @@ STREAMED = "!0 = !{i32 1}"
 
 
 def memory_type(dtype: DType) -> str:
-    """The LLVM type of an element in memory."""
+    """The LLVM type of an element in memory: a bool is a byte, and a 16-bit float a word of its bits."""
     return "i8" if dtype is bool_ else {"f32": "float", "f64": "double"}.get(dtype.name, f"i{dtype.bits}")
+
+
+def from_memory(builder: VectorBuilder, name: str, dtype: DType) -> Scalar:
+    """The register of what was loaded from memory."""
+    if dtype is bool_:
+        return builder.op(f"icmp ne {builder.type_of(u8)} {name}, {builder.constant(0, u8).code}", dtype)
+    return narrow.loaded(builder, name, dtype) if dtype.narrow else Scalar(dtype, name)
+
+
+def to_memory(builder: VectorBuilder, x: Scalar) -> str:
+    """What is stored of a register."""
+    if x.dtype is bool_:
+        return str(builder.op(f"zext {builder.type_of(bool_)} {x.code} to {builder.type_of(u8)}", u8).code)
+    return str((narrow.word(builder, x) if x.dtype.narrow else x).code)
 
 
 def item_size(dtype: DType) -> int:
@@ -391,12 +406,7 @@ class MemoryWriter:
         return name
 
     def _from_memory(self, name: str, dtype: DType, width: int, section: Section) -> Scalar:
-        if dtype is not bool_:
-            return Scalar(dtype, name)
-        flag = self.fresh("b")
-        kind = "i8" if width == 1 else f"<{width} x i8>"
-        section.lines.append(f"  {flag} = icmp ne {kind} {name}, {'0' if width == 1 else 'zeroinitializer'}")
-        return Scalar(dtype, flag)
+        return from_memory(section.builder(width), name, dtype)
 
     def _streams(self, n: int) -> bool:
         """Whether a result is written past the caches: by the last loop over a row, which computes little between two vectors.
@@ -413,12 +423,9 @@ class MemoryWriter:
         """Write an element (or vector) of a result; lanes that do not count are left alone."""
         access, base = self.nest.stores[n], self.results[n]
         pointer, section = self.pointer(base, x.dtype, access, spot)
-        code, dtype = x.code, x.dtype
+        dtype = x.dtype
         kind = f"<{LANES} x {memory_type(dtype)}>" if wide else memory_type(dtype)
-        if dtype is bool_:
-            byte = self.fresh("b")
-            section.lines.append(f"  {byte} = zext {f'<{LANES} x i1>' if wide else 'i1'} {code} to {kind}")
-            code = byte
+        code = to_memory(section.builder(LANES if wide else 1), x)
         size = item_size(dtype)
         whole = not wide or (spot.mask is None and self.offsets(access) == SIDE_BY_SIDE)
         if wide and whole and self._streams(n):

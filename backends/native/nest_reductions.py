@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from ...ir import Instruction
 from ...ir.op import Reduce
 from ...ir.scalar import Scalar
+from ...ir.types import f32
 from ...passes.loops import rules
+from . import narrow
 from .nest_memory import LANES, Carry, Section, Spot
 from .nest_values import ValueWriter
 
@@ -128,8 +130,12 @@ class ReductionWriter(ValueWriter):
 
     def _finished(self, r: Running, result: str) -> None:
         key = (r.reduction.result, self.nest.reduced(), None if self.nest.lanes_reduced else r.spot.vector, None, None)
-        scope = self.scope(self.nest.reduced(), Spot())
-        self.memo[scope][key] = Scalar(r.reduction.result.type.dtype, self._with_nan(r, result, self.here))
+        scope, dtype = self.scope(self.nest.reduced(), Spot()), r.reduction.result.type.dtype
+        found = Scalar(dtype, self._with_nan(r, result, self.here))
+        if dtype.narrow and rules(r.reduction).combine == "sum":  # added up in float32
+            builder = self.here.builder(1 if self.nest.lanes_reduced else LANES)
+            found = narrow.rounded(builder, Scalar(f32, found.code), dtype)
+        self.memo[scope][key] = found
 
     def _together(self, running: list[Running]) -> list[Running]:
         """The sums of ``fast`` rows brought together; exact rows have one each."""

@@ -11,7 +11,7 @@ from ...ir.types import bool_, i64, u32, u64
 from ...passes.loops import REDUCED, Access, Bound, Nest, rules
 from ...passes.rewrite import repeated_number
 from . import philox
-from .nest_memory import LANES, SIDE_BY_SIDE, Mask, MemoryWriter, Section, Spot, item_size, memory_type
+from .nest_memory import LANES, SIDE_BY_SIDE, Mask, MemoryWriter, Section, Spot, item_size, memory_type, to_memory
 
 TEMPORARY_BYTES = 1 << 17
 RECOMPUTED_COST = 2
@@ -371,10 +371,7 @@ class ValueWriter(MemoryWriter):
         slot = self._slot(v, spot)
         if isinstance(slot, tuple):
             return  # the result itself is written at the end of the phase
-        kind, code = f"<{LANES} x {memory_type(x.dtype)}>", x.code
-        if x.dtype is bool_:
-            code = self.fresh("b")
-            self.here.lines.append(f"  {code} = zext <{LANES} x i1> {x.code} to {kind}")
+        kind, code = f"<{LANES} x {memory_type(x.dtype)}>", to_memory(self.here.builder(LANES), x)
         self.here.lines.append(f"  store {kind} {code}, ptr {slot}, align {item_size(x.dtype)}")
 
     def _kept(self, v: Value, spot: Spot) -> Scalar:

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...ir.op import Check, Layout
-from ...ir.scalar import Scalar
-from ...ir.types import DType, TensorType, bool_
-from .nest_memory import item_size, memory_type
+from ...ir.types import DType, TensorType
+from .nest_memory import from_memory, item_size, memory_type
 from .vector import VectorBuilder
 
 MEMSET = "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)"
@@ -199,13 +198,7 @@ def check_loop(
     builder.label = "element"
     start: list[str] = []
     at = _offset(start, "%n", list(zip(layout.shape, layout.strides, strict=True)), "x")
-    value = "%raw"
-    if dtype is bool_:
-        start_bool = "  %flag = icmp ne i8 %raw, 0"
-        value = "%flag"
-    else:
-        start_bool = ""
-    holds = rule.condition(builder, Scalar(dtype, value), types, attrs)
+    holds = rule.holds(builder, from_memory(builder, "%raw", dtype), types, attrs)
     body = "\n".join(
         [
             "entry:",
@@ -216,7 +209,6 @@ def check_loop(
             *start,
             f"  %p = getelementptr {memory_type(dtype)}, ptr %first, i64 {at}",
             f"  %raw = load {memory_type(dtype)}, ptr %p",
-            *([start_bool] if start_bool else []),
             *builder.lines,
             f"  br i1 {holds.code}, label %good, label %bad",
             "bad:",

@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ...ir.scalar import COMPARISONS, Scalar, ScalarBuilder
-from ...ir.types import DType, bool_, f32
+from ...ir.scalar import COMPARISONS, EXACT_PRIMITIVES, Scalar, ScalarBuilder
+from ...ir.types import DType, bool_, f32, f64, u16
+from . import narrow
 from .math import FUNCTIONS
 
 _BINARY = {
@@ -48,10 +49,10 @@ class VectorBuilder(ScalarBuilder):
         return f"%{hint}{self._count - 1}"
 
     def scalar_type(self, dtype: DType) -> str:
-        """The LLVM type of one element in a register."""
+        """The LLVM type of one element in a register; a 16-bit float is held as float32."""
         if dtype is bool_:
             return "i1"
-        return f"i{dtype.bits}" if dtype.integer else "float" if dtype is f32 else "double"
+        return f"i{dtype.bits}" if dtype.integer else "double" if dtype is f64 else "float"
 
     def type_of(self, dtype: DType) -> str:
         """The LLVM type of ``width`` elements in a register."""
@@ -79,6 +80,8 @@ class VectorBuilder(ScalarBuilder):
         return Scalar(dtype, text if self.width == 1 else f"splat ({self.scalar_type(dtype)} {text})")
 
     def emit(self, primitive: str, arguments: tuple[Scalar, ...], dtype: DType) -> Scalar:
+        if dtype.narrow or any(a.dtype.narrow for a in arguments):
+            return self._narrow(primitive, arguments, dtype)
         if primitive in FUNCTIONS:
             return FUNCTIONS[primitive](self, *arguments)
         a = arguments[0]
@@ -99,6 +102,18 @@ class VectorBuilder(ScalarBuilder):
         if dtype.floating and primitive in _INTRINSICS:
             return self._call(_INTRINSICS[primitive], arguments, dtype)
         return self._unary(primitive, a)
+
+    def _narrow(self, primitive: str, arguments: tuple[Scalar, ...], dtype: DType) -> Scalar:
+        """A primitive on 16-bit floats, or one that makes them: in float32, and rounded."""
+        if primitive == "bits":
+            a = arguments[0]
+            word = narrow.word(self, a) if a.dtype.narrow else Scalar(u16, a.code)
+            return narrow.loaded(self, word.code, dtype) if dtype.narrow else Scalar(dtype, word.code)
+        wide = tuple([Scalar(f32, a.code) if a.dtype.narrow else a for a in arguments])
+        made = wide[0] if primitive == "convert" else self.emit(primitive, wide, f32 if dtype.narrow else dtype)
+        if not dtype.narrow or primitive in EXACT_PRIMITIVES:
+            return Scalar(dtype, made.code)
+        return narrow.rounded(self, made, dtype)
 
     def rare(self, condition: Scalar, common: Scalar, function: Callable[..., Scalar], *arguments: Scalar) -> Scalar:
         """``function(self, *arguments)`` where ``condition``, else ``common``: a call in a branch not taken while no lane needs it."""

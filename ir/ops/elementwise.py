@@ -154,6 +154,7 @@ class Neg(Elementwise):
     arity = 1
     accepts = "fiu"
     rounding = "correct"
+    widens = False
 
     def eval(self, xp: Any, x: Array) -> Array:
         return xp.negative(x)
@@ -172,6 +173,7 @@ class Abs(Elementwise):
     arity = 1
     accepts = "fiu"
     rounding = "correct"
+    widens = False
 
     def eval(self, xp: Any, x: Array) -> Array:
         return xp.absolute(x)
@@ -190,6 +192,7 @@ class Sign(Elementwise):
     arity = 1
     accepts = "fiu"
     rounding = "correct"
+    widens = False
 
     def eval(self, xp: Any, x: Array) -> Array:
         return xp.where(x > 0, xp.ones_like(x), xp.where(x < 0, -xp.ones_like(x), x))
@@ -210,6 +213,7 @@ class Floor(Elementwise):
     name = "floor"
     arity = 1
     rounding = "correct"
+    widens = False
 
     def eval(self, xp: Any, x: Array) -> Array:
         return xp.floor(x)
@@ -227,6 +231,7 @@ class Round(Elementwise):
     name = "round"
     arity = 1
     rounding = "correct"
+    widens = False
 
     def eval(self, xp: Any, x: Array) -> Array:
         return xp.rint(x)
@@ -248,6 +253,7 @@ class Maximum(Elementwise):
     arity = 2
     accepts = "fiu"
     rounding = "correct"
+    widens = False
     relation, loses = "ge", "lt"
 
     def eval(self, xp: Any, a: Array, b: Array) -> Array:
@@ -287,6 +293,7 @@ class Comparison(Elementwise):
     accepts = "fiub"
     compares = True
     rounding = "correct"
+    widens = False
 
     def eval(self, xp: Any, a: Array, b: Array) -> Array:
         function = {
@@ -451,6 +458,7 @@ class Where(Elementwise):
     arity = 3
     accepts = "fiub"
     rounding = "correct"
+    widens = False
 
     def infer(self, *types: TensorType, **attrs: Any) -> TensorType:
         condition, a, b = types
@@ -521,6 +529,7 @@ class Bitcast(Elementwise):
     arity = 1
     accepts = "fiu"
     rounding = "correct"
+    widens = False
     attrs = {"dtype": Attr("dtype")}
 
     def infer(self, *types: TensorType, **attrs: Any) -> TensorType:
@@ -562,6 +571,7 @@ class StopGradient(Elementwise):
     arity = 1
     accepts = "fiub"
     rounding = "correct"
+    widens = False
 
     def eval(self, xp: Any, x: Array) -> Array:
         return x

@@ -13,7 +13,7 @@ from .. import philox
 from ..errors import ShapeError
 from ..op import Attr, Key, Random, Random32, Sample, need_kind
 from ..scalar import Scalar, ScalarBuilder
-from ..types import Array, DType, Shape, TensorType, bool_, f32, f64, u32, u64
+from ..types import Array, DType, Shape, TensorType, bool_, f16, f32, f64, u32, u64
 
 
 class FoldIn(Key):
@@ -93,17 +93,28 @@ class RandomBits(Draw):
 
 
 class Uniform(Draw):
-    """Uniform on ``[0, 1)``: ``(word >> 8) * 2**-24``."""
+    """Uniform on ``[0, 1)``: ``(word >> 8) * 2**-24``, truncated in 16-bit floats."""
 
     name = "uniform"
 
     def eval(self, xp: Any, key: Array, *, shape: Shape, dtype: DType) -> Array:
-        return ((_words(key, shape) >> 8) * 2.0**-24).astype(dtype.numpy)
+        exact = xp.asarray((_words(key, shape) >> 8) * 2.0**-24)
+        if dtype.narrow:
+            exact = (exact.astype(xp.float32).view(xp.uint32) & xp.uint32(_kept(dtype))).view(xp.float32)
+        return exact.astype(dtype.numpy)
 
     def scalar(self, s: ScalarBuilder, word: Scalar, *, shape: Shape, dtype: DType) -> Scalar:
-        wide = dtype if dtype.bits >= 32 else f32
+        wide = f32 if dtype.narrow else dtype
         high = s.convert(s.shift_right(word, s.like(word, 8)), wide)
-        return s.convert(s.mul(high, s.constant(2.0**-24, wide)), dtype)
+        exact = s.mul(high, s.constant(2.0**-24, wide))
+        if dtype.narrow:
+            exact = s.bits(s.bit_and(s.bits(exact, u32), s.constant(_kept(dtype), u32)), f32)
+        return s.convert(exact, dtype)
+
+
+def _kept(dtype: DType) -> int:
+    """The bits of a float32 that a multiple of ``2**-24`` keeps when a 16-bit float truncates it."""
+    return 0xFFFFE000 if dtype is f16 else 0xFFFF0000
 
 
 class Mask(Draw):

@@ -94,9 +94,6 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: tp.compile(ops.relu).executable(X)(X, out=[]), TypeError, "has 1 results, and out has 0 arrays",
     ),
     "complex numbers": (lambda: tp.compile(ops.relu).executable(X)(X + 1j), TypeError, "not an array of complex128"),
-    "half floats on the CPU": (
-        lambda: tp.compile(ops.relu)(X.astype(np.float16)), tp.BackendError, "does not support relu in f16 on cpu",
-    ),
 }  # fmt: skip
 
 
