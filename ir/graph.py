@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 ROLES = ("input", "param", "buffer", "optimizer")
 Attrs = Mapping[str, Any]
-STATE_RULE = "rule: parameters, buffers and optimizer state have names, each its own\n  remedy: name the argument, as in %weight: f32[2] param"
+STATE_RULE = (
+    "rule: parameters, buffers and optimizer state have names, each its own\n"
+    "  remedy: name the argument, as in %weight: f32[2] param"
+)
 
 
 class Location(NamedTuple):

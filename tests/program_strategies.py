@@ -138,13 +138,17 @@ class _Growth:
 
     def cast(self) -> Value | None:
         x = self.pick()
-        return None if x is None else self.build.cast(x, dtype=self.one((f64, f32, i64, bool_, i32, u8, u32, f16, bf16)))
+        return (
+            None if x is None else self.build.cast(x, dtype=self.one((f64, f32, i64, bool_, i32, u8, u32, f16, bf16)))
+        )
 
     def bitcast(self) -> Value | None:
         x = self.pick(lambda t: t.dtype.kind in "fiu" and t.dtype.bits >= 16)
         if x is None:
             return None
-        return self.build.bitcast(x, dtype=self.one({64: (f64, i64), 32: (f32, i32), 16: (f16, i16, bf16)}[x.type.dtype.bits]))
+        return self.build.bitcast(
+            x, dtype=self.one({64: (f64, i64), 32: (f32, i32), 16: (f16, i16, bf16)}[x.type.dtype.bits])
+        )
 
     def reduce(self) -> Value | None:
         x = self.pick(lambda t: t.dtype.kind in "fiu")

@@ -386,7 +386,9 @@ class _LlvmSteps(Steps):
         self._program, self._made = program, program.program
         state = State(self.function.state_types())
         memory = self._made.memory
-        self._buffers = program.buffers(state, 0, {"arena": aligned_bytes(self._made.arena_bytes), **memory.own_arrays()})
+        self._buffers = program.buffers(
+            state, 0, {"arena": aligned_bytes(self._made.arena_bytes), **memory.own_arrays()}
+        )
         self._bases = program.bases(self._buffers)
         self._address = self._bases.ctypes.data
         step = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)

@@ -48,9 +48,7 @@ def irc(
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.py", help="A model file.")]
 FileArgument = Annotated[Path, typer.Argument(metavar="MODEL.py|FILE.ir", help="A model file or IR text.")]
-Dtype = Annotated[
-    str | None, typer.Option(help="float (= float64), float64, float32, float16 or bfloat16.")
-]
+Dtype = Annotated[str | None, typer.Option(help="float (= float64), float64, float32, float16 or bfloat16.")]
 BackendName = Annotated[str | None, typer.Option("--backend", help="eager, compiled, or a registered name.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Same as --device cpu.")]

@@ -27,7 +27,9 @@ from tapeir.passes import Provenance
 NARROW = (f16, bf16)
 narrow_dtypes = pytest.mark.parametrize("dtype", NARROW, ids=str)
 NAMES = sorted(name for name, op in OPS.items() if not isinstance(op, Control))
-COMPUTED = [n for n in NAMES if isinstance(OPS[n], (Elementwise, Reduce, Contract, Scatter)) and "dtype" not in OPS[n].attrs]
+COMPUTED = [
+    n for n in NAMES if isinstance(OPS[n], (Elementwise, Reduce, Contract, Scatter)) and "dtype" not in OPS[n].attrs
+]
 """Ops that compute with floats by a rule of their own."""
 
 
@@ -253,7 +255,15 @@ def with_gradients(x: Any, w: Any) -> tuple[Any, ...]:
         return ops.mean(ops.log(p + 0.01) * ops.where(h > 0, p, -h)) + ops.max(h) + ops.sum(h, axis=0)[-1]
 
     value, (dx, dw) = tp.value_and_grad(loss, argnums=(0, 1))(x, w)
-    return value, dx, dw, ops.argmax(x, axis=1), ops.take(w, ops.argmax(w, axis=0) * 0, 0), x[:, ::-1] * 2, x[1:] + x[:-1]
+    return (
+        value,
+        dx,
+        dw,
+        ops.argmax(x, axis=1),
+        ops.take(w, ops.argmax(w, axis=0) * 0, 0),
+        x[:, ::-1] * 2,
+        x[1:] + x[:-1],
+    )
 
 
 @narrow_dtypes
@@ -320,7 +330,9 @@ def test_training(name: str, dtype: DType, table: str) -> None:
     x = values(f32, *shape)
     y = np.arange(shape[0]) % 5 if objective == "cross_entropy" else values(f32, *shape[:-1], 3, seed=1)
     made = [
-        tp.Runtime(make(), objective=objective, optimizer=tp.optim.Adam(lr=0.01, eps=1e-3), dtype=dtype, backend=b, seed=3)
+        tp.Runtime(
+            make(), objective=objective, optimizer=tp.optim.Adam(lr=0.01, eps=1e-3), dtype=dtype, backend=b, seed=3
+        )
         for b in ("eager", "compiled")
     ]
     losses = [[np.asarray(rt.step(x, y)) for _ in range(6)] for rt in made]
