@@ -19,7 +19,7 @@ from ..frontend.nn.module import Declared
 from ..frontend.tensor import Tensor
 from ..ir import Builder, Frame, Function, GraphBuilder, Module, TensorType, TraceError, Value, frame, philox
 from ..ir.errors import ArgumentValueError
-from ..ir.source import location
+from ..ir.graph import location
 from ..ir.types import Array, DType, f32, f64, key
 from ..passes.fuse import form_of
 from ..passes.rewrite import splat_of

@@ -20,8 +20,9 @@ from ..frontend.nn import Module
 from ..frontend.nn.module import Declared, assigned_at
 from ..frontend.tensor import Operators
 from ..ir import Function, Instruction, TraceError, Value
+from ..ir.graph import location
 from ..ir.literal import Literal
-from ..ir.source import is_library, location
+from ..ir.source import is_library
 
 DRAW = "  remedy: tp.ops.random_normal, tp.ops.random_uniform and tp.ops.dropout draw anew in each step, from the runtime's seed"
 KEEP = (
