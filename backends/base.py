@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from threading import RLock
+from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import numpy as np
 
@@ -81,7 +83,7 @@ class Executable:
     """A compiled function.
 
     ``source`` is the generated program text, ``kernels`` maps each kernel to the ops and source lines in it, ``memory`` is the
-    planned bytes and ``compile_seconds`` the time it took.
+    planned bytes and ``compile_seconds`` the time it took.  Calls hold ``lock``, since they share the program's memory.
     """
 
     source: str = ""
@@ -89,6 +91,12 @@ class Executable:
     """Whether a bound call itself makes the new state current (it then wrote it in place)."""
     memory: PlannedMemory = PlannedMemory(0, 0, 0)
     compile_seconds: float = 0.0
+    lock: AbstractContextManager[Any]
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        made = super().__new__(cls)
+        made.lock = RLock()
+        return made
 
     def __init__(self, function: Function) -> None:
         self.function = function
@@ -108,8 +116,9 @@ class Executable:
             raise TypeError(f"@{self.function.name} takes {len(expected)} arrays, not {len(arrays)}")
         if out is not None:
             self._writable(out)
-        given = [self.accept(value, array) for value, array in zip(expected, arrays, strict=True)]
-        results = self.run(given) if out is None else self.run_into(given, out)
+        with self.lock:
+            given = [self.accept(value, array) for value, array in zip(expected, arrays, strict=True)]
+            results = self.run(given) if out is None else self.run_into(given, out)
         return results[0] if len(results) == 1 else results
 
     def _writable(self, out: Sequence[Array]) -> None:
@@ -144,20 +153,21 @@ class Executable:
         return None
 
     def bind(self, state: State) -> Bound:
-        """A callable of the inputs that reads state, writes the updates to its other set and returns the other results."""
+        """A callable of the inputs that reads state, writes the updates to its other set and returns the other results.
+
+        Whoever calls it holds ``lock``, which may be replaced by that of the state's owner.
+        """
         marks = self.function.marks
         roles = self.function.roles
 
         def call(*inputs: Array) -> tuple[Array, ...]:
             rest = iter(inputs)
-            results = self.run(
-                [
-                    next(rest) if role in ("input", None) else _read_only(state[cast(str, v.name)])
-                    for v, role in zip(self.function.arguments, roles, strict=True)
-                ]
-            )
+            arrays = [
+                next(rest) if role in ("input", None) else _read_only(state[cast(str, v.name)])
+                for v, role in zip(self.function.arguments, roles, strict=True)
+            ]
             outputs: list[Array] = []
-            for mark, result in zip(marks, results, strict=True):
+            for mark, result in zip(marks, self.run(arrays), strict=True):
                 if mark is not None and mark.kind == "update":
                     np.copyto(state.next(cast(str, mark.of.name)), result)
                 else:
@@ -239,8 +249,7 @@ def get(name: str) -> Backend:
                 f"backend {name!r} ({found[0].value}) does not follow the Backend protocol: name = {name!r}, unavailable, supports, "
                 "compile, cache_key"
             )
-    _REGISTERED[name] = backend
-    return backend
+    return _REGISTERED.setdefault(name, backend)
 
 
 def compile_module(

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.util import find_spec
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -401,6 +402,7 @@ class Table:
         return contract
 
 
+_choosing = Lock()
 _current: list[Table] = []
 _reason: list[str | None] = []
 
@@ -421,9 +423,11 @@ def _choose() -> tuple[Table, str | None]:
 def table() -> Table:
     """The kernel table in use; chosen once a process."""
     if not _current:
-        chosen, reason = _choose()
-        _current.append(chosen)
-        _reason.append(reason)
+        with _choosing:
+            if not _current:
+                chosen, reason = _choose()
+                _reason.append(reason)
+                _current.append(chosen)
     return _current[-1]
 
 

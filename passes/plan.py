@@ -3,7 +3,7 @@
 ``arena+offset``: bytes of the program's own memory, reused after the last use.  ``alias(%v)``: the operand's memory, for views and
 for elementwise ops that write in place.  ``state(%p)``: for an argument its buffer, for a new value the buffer of the next state.
 ``caller``: an input of ``CALLER_BYTES`` or more is read where the caller has it, and never written; a result of that size is written
-where the caller wants it.
+where the caller wants it.  An input that a check looks at is copied first, however large: the caller may change it meanwhile.
 Constants have no place.  The leaves of a fused update lie in one piece: state leaves already do, gradients are written there.
 
 The ops are put in an order that needs less memory where there is one (``passes/schedule.py``).  The function's attributes tell
@@ -314,14 +314,38 @@ class Planner:
         def is_large(v: Value) -> bool:
             return v.type.nbytes >= CALLER_BYTES and v.type.dtype is not key
 
+        checked = self._checked()
         for v in f.inputs():
-            if is_large(v) and v not in roots:
+            if is_large(v) and v not in roots and v not in checked:
                 v.place = Place("caller")
         for v in outputs:
             alone = self.roots[v] is v and roots[v] == 1 and v.owner is not None
             free = v.place is None and v not in self.inside and v not in self.constants
             if is_large(v) and alone and free:
                 v.place = Place("caller")
+
+    def _checked(self) -> set[Value]:
+        """The values in whose memory an element lies that a check looks at."""
+        found: set[Value] = set()
+
+        def look(i: Instruction, given: Mapping[Value, Value]) -> None:
+            rule = i.op.check
+            if rule is not None and rule.applies(tuple([o.type for o in i.operands])):
+                operand = i.operands[rule.operand]
+                found.add(given.get(operand, operand))
+
+        for i in self.function.instructions:
+            look(i, self.roots)
+            if not isinstance(i.op, Control):
+                continue
+            for body in i.op.bodies:
+                kernel = self.module[str(i.attrs[body])]
+                given = dict(zip(kernel.arguments, map(self.roots.__getitem__, i.operands), strict=False))
+                for inner in kernel.instructions:
+                    look(inner, given)
+                    if isinstance(inner.op, View) and inner.operands[0] in given:
+                        given[inner.result] = given[inner.operands[0]]
+        return found
 
     # The commit segment
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from threading import RLock
 from typing import Any
 
 from ..backends import Executable, get
@@ -29,6 +30,7 @@ class Compiled:
         self.backend = get(backend)
         self.device = device
         self.artifacts: dict[tuple[TensorType, ...], Executable] = {}
+        self._lock = RLock()
         functools.update_wrapper(self, function)
 
     def executable(self, *arguments: Any) -> Executable:
@@ -37,14 +39,20 @@ class Compiled:
         floating = [t.dtype for t in given if isinstance(t, TensorType) and t.dtype.floating]
         weak = {"f": floating[0] if floating else f32, "i": i64, "b": bool_}
         types = tuple([t if isinstance(t, TensorType) else TensorType(weak[weak_kind(t)], ()) for t in given])
-        if types not in self.artifacts:
-            dtype = f64 if any(t.dtype is f64 for t in types) else f32
-            module = trace(self.function, *types, dtype=dtype)
-            name = next(iter(module.functions))
-            shown = getattr(self.function, "__name__", "the function")
-            repeatable(module[name], lambda: trace(self.function, *types, dtype=dtype)[name], shown)
-            self.artifacts[types] = compile_module(self.backend, module, name, self.device)
-        return self.artifacts[types]
+        found = self.artifacts.get(types)
+        if found is None:
+            with self._lock:
+                found = self.artifacts.get(types) or self._compile(types)
+        return found
+
+    def _compile(self, types: tuple[TensorType, ...]) -> Executable:
+        dtype = f64 if any(t.dtype is f64 for t in types) else f32
+        module = trace(self.function, *types, dtype=dtype)
+        name = next(iter(module.functions))
+        shown = getattr(self.function, "__name__", "the function")
+        repeatable(module[name], lambda: trace(self.function, *types, dtype=dtype)[name], shown)
+        made = compile_module(self.backend, module, name, self.device)
+        return self.artifacts.setdefault(types, made)
 
     def _type(self, array: Any) -> TensorType:
         return array.type if isinstance(array, DeviceArray) else type_of(to_array(array))
@@ -55,7 +63,8 @@ class Compiled:
             return self.function(*arrays)  # recorded with what is around it, derivatives included
         if self.device != "cpu":
             device = devices.find(self.device)
-            arrays = tuple([a if (found := device.take(a)) is None else found for a in arrays])
+            with device.lock:
+                arrays = tuple([a if (found := device.take(a)) is None else found for a in arrays])
         return self.executable(*arrays)(*arrays)
 
 

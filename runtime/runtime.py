@@ -6,7 +6,9 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
+from threading import RLock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +30,7 @@ from ..ir import (
     CheckpointError,
     Function,
     TensorType,
+    Value,
     philox,
 )
 from ..ir import Module as IRModule
@@ -118,6 +121,16 @@ class Artifact:
     """State that the entry does not update."""
 
 
+_BLOCKS: ContextVar[tuple[tuple[Runtime, list[str]], ...]] = ContextVar("tapeir_modes", default=())
+"""The ``in_mode`` blocks that are open in this thread, the innermost last, each with its runtime and mode."""
+
+
+def _known_mode(mode: str) -> str:
+    if mode not in ("train", "eval"):
+        raise ArgumentValueError(f"mode {mode!r} is not known; train or eval")
+    return mode
+
+
 class Chosen(NamedTuple):
     """What ``configure`` can change about how entries run."""
 
@@ -142,7 +155,8 @@ class Runtime(Fixed):
     """A model with its state.
 
     ``backend="eager"`` runs the model's Python on a tape; others compile each entry once per batch type, and again where an attribute
-    of a module has changed what is recorded.  A step that fails leaves everything as it was.
+    of a module has changed what is recorded.  A step that fails leaves everything as it was.  Threads may share a runtime: its methods
+    run one at a time.
     """
 
     SETTABLE = ("mode",)
@@ -186,6 +200,7 @@ class Runtime(Fixed):
         self._key = philox.key_of_seed(self.seed)
         self._choose(backend, numerics, guard)
         self._on: Any = host_or(device)
+        self._lock: Any = RLock() if self._on is HOST else self._on.device.lock
         self._state = state_on(device, state_types(self.setting))
         self._state.load(first_state(self.setting, self._key))
         self._made = True
@@ -226,6 +241,11 @@ class Runtime(Fixed):
         for name in changes:
             if name not in known:
                 raise ArgumentTypeError(f"configure has no setting {name!r}; it has {', '.join(known)}")
+        with self._lock:
+            self._configure(changes)
+        return self
+
+    def _configure(self, changes: Mapping[str, Any]) -> None:
         setting = self.setting
         if "optimizer" in changes:
             if tuple(changes["optimizer"].slots) != tuple(setting.optimizer.slots):
@@ -241,33 +261,36 @@ class Runtime(Fixed):
         object.__setattr__(self, "setting", setting)
         for held in (self.artifacts, self._compiled, self._earlier, self._checked):
             held.clear()
-        return self
 
     # Running
 
     @public
     def predict(self, *inputs: Any) -> Any:
         """The model's output for one batch in the current mode; a tuple of arrays if it returns several."""
-        outputs = self._run(f"forward_{self.mode}", inputs)
+        with self._lock:
+            outputs = self._run(f"forward_{self.mode}", inputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
     @public
     def loss(self, *batch: Any) -> float:
         """The loss of one batch (inputs, then target) in the current mode.  Nothing is updated."""
-        return float(self._run(f"loss_{self.mode}", batch)[0])
+        with self._lock:
+            return float(self._run(f"loss_{self.mode}", batch)[0])
 
     @public
     def loss_and_grads(self, *batch: Any) -> tuple[float, dict[str, Array]]:
         """The loss of one batch and the gradient of every parameter.  Nothing is stored."""
-        loss, *grads = self._run(f"grads_{self.mode}", batch)
+        with self._lock:
+            loss, *grads = self._run(f"grads_{self.mode}", batch)
         return float(loss), dict(zip(self.setting.declared.parameters, grads, strict=True))
 
     @public
     def step(self, *batch: Any) -> Loss:
         """One optimiser update on one batch, in train mode; on an error the state stays bitwise what it was."""
-        if self.mode != "train":
-            raise ArgumentValueError("step trains, and the runtime is in eval mode; call rt.train() first")
-        return Loss(self._run("train_step", batch, commit=True)[0])
+        with self._lock:
+            if self.mode != "train":
+                raise ArgumentValueError("step trains, and the runtime is in eval mode; call rt.train() first")
+            return Loss(self._run("train_step", batch, commit=True)[0])
 
     def _run(self, entry: str, batch: Sequence[Any], commit: bool = False) -> tuple[Array, ...]:
         if ASSIGNMENTS[0] != self._assignments:
@@ -322,9 +345,9 @@ class Runtime(Fixed):
         return function
 
     def _run_tape(self, entry: str, arrays: Sequence[Array], commit: bool) -> tuple[Array, ...]:
-        self._tape = Tape(self._on)
+        tape = self._tape = Tape(self._on)
         kept = [a if isinstance(a, DeviceArray) else np.array(a) for a in arrays]
-        function = self._record(entry, kept, self._tape)
+        function = self._record(entry, kept, tape)
         on_device = any(isinstance(a, DeviceArray) for a in arrays)
         outputs = tuple(
             v.array if on_device else np.array(v.array)
@@ -389,6 +412,7 @@ class Runtime(Fixed):
         options = {"in_place": entry == "train_step" and not self._chosen.guards.nonfinite, "numerics": self.numerics}
         executable = compile_module(self.backend, IRModule(self.name, [function]), function.name, self.device, options)
         executable.compile_seconds = time.perf_counter() - begin
+        executable.lock = self._lock
         self.artifacts[Key(entry, types, self.numerics, self.guard)] = executable
         updated = {m.of.name for m in function.marks if m is not None and m.kind == "update"}
         unchanged = tuple(n for n in self._state.types if n not in updated)
@@ -411,8 +435,10 @@ class Runtime(Fixed):
 
         The largest difference in any element, relative to the largest element of all gradients.  Nothing is updated.
         """
-        entry = f"grads_{self.mode}"
-        arrays = [self._prepare(x) for x in batch]
+        with self._lock:
+            return self._distance(f"grads_{self.mode}", [self._prepare(x) for x in batch])
+
+    def _distance(self, entry: str, arrays: Sequence[Array]) -> dict[str, float]:
         function = self._record(entry, arrays, Tape(self._on))
         reference = wide_values(function, [np.asarray(v.array) for v in function.arguments])
         found = {"exact": [np.asarray(v.array) for v in function.results]}
@@ -430,13 +456,14 @@ class Runtime(Fixed):
     def arguments(self, function: Function, *batch: Any) -> list[Array]:
         """The arrays that an entry's function would be run on now: a batch, the state and the seed's key."""
         inputs = iter([self._prepare(x) for x in batch])
-        arrays: list[Any] = []
-        for value, role in zip(function.arguments, function.roles, strict=True):
+
+        def array(value: Value, role: str | None) -> Array:
             if value.type.dtype is key:
-                arrays.append(self._key.copy())
-            else:
-                arrays.append(np.asarray(next(inputs)) if role == "input" else np.array(self._state[value.name or ""]))
-        return arrays
+                return self._key.copy()
+            return np.asarray(next(inputs)) if role == "input" else np.array(self._state[value.name or ""])
+
+        with self._lock:
+            return [array(v, role) for v, role in zip(function.arguments, function.roles, strict=True)]
 
     def module(self, *batch: Any) -> IRModule:
         """The traced IR of every entry for a batch (arrays or types; inputs, then target)."""
@@ -447,14 +474,17 @@ class Runtime(Fixed):
 
     @property
     def mode(self) -> str:
-        """``train`` or ``eval``."""
-        return self._mode
+        """``train`` or ``eval``: that of the innermost ``in_mode`` block of this thread, else the runtime's own."""
+        blocks = _BLOCKS.get()
+        return next((mode[0] for runtime, mode in reversed(blocks) if runtime is self), self._mode) if blocks else self._mode
 
     @mode.setter
     def mode(self, mode: str) -> None:
-        if mode not in ("train", "eval"):
-            raise ArgumentValueError(f"mode {mode!r} is not known; train or eval")
-        self._mode = mode
+        inside = next((held for runtime, held in reversed(_BLOCKS.get()) if runtime is self), None)
+        if inside is not None:
+            inside[0] = _known_mode(mode)
+        else:
+            self._mode = _known_mode(mode)
 
     def train(self) -> Runtime:
         """Switch to train mode."""
@@ -468,17 +498,22 @@ class Runtime(Fixed):
 
     @contextmanager
     def in_mode(self, mode: str) -> Generator[Runtime]:
-        """Inside the block the runtime is in ``mode``."""
-        before, self.mode = self.mode, mode
+        """Inside the block the runtime is in ``mode``, for the thread that runs the block."""
+        block = (self, [_known_mode(mode)])
+        token = _BLOCKS.set((*_BLOCKS.get(), block))
         try:
             yield self
         finally:
-            self.mode = before
+            _BLOCKS.reset(token)
 
     # State
 
     def _view(self, names: Sequence[str]) -> Arrays:
-        return Arrays(names, lambda name: np.array(self._state[name]))
+        def read(name: str) -> Array:
+            with self._lock:
+                return np.array(self._state[name])
+
+        return Arrays(names, read)
 
     @property
     def params(self) -> Arrays:
@@ -498,7 +533,8 @@ class Runtime(Fixed):
     @property
     def step_count(self) -> int:
         """Updates done so far."""
-        return int(self._state[STEP])
+        with self._lock:
+            return int(self._state[STEP])
 
     @property
     def dtype(self) -> DType:
@@ -537,7 +573,8 @@ class Runtime(Fixed):
         missing = [n for n in types if n not in new and not n.startswith("optimizer/")]
         if missing:
             raise CheckpointError(f"state {', '.join(missing)} is missing")
-        self._state.load(new)
+        with self._lock:
+            self._state.load(new)
 
     def load_file(self, path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
         """``load_state`` with what a file held; its errors name the file."""
@@ -556,7 +593,8 @@ class Runtime(Fixed):
             "objective": chosen.name if chosen.built_in else f"function {chosen.name}",
             "optimizer": {"name": type(optimizer).__name__, **asdict(optimizer)}, "extra": dict(extra or {}),
         }  # fmt: skip
-        checkpoint.write(path, {n: self._state[n] for n in self._state.types}, metadata)
+        with self._lock:
+            checkpoint.write(path, {n: self._state[n] for n in self._state.types}, metadata)
 
     @classmethod
     @public

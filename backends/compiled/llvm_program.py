@@ -249,7 +249,7 @@ class LlvmProgram(Executable):
 
     def buffers(self, state: State | None, which: int, own: Mapping[str, Array]) -> dict[str, Array]:
         """The bytes of every buffer by name, for one side of the state; ``own`` has those that only the program's user can name."""
-        buffers = {**own, "constants": self._constants, "status": self._status.view(np.uint8)}
+        buffers = {"constants": self._constants, "status": self._status.view(np.uint8), **own}
         if state is not None:
             for side, chosen in (("state", which), ("next", which if self.commits else 1 - which)):
                 buffers.update({f"{side} {d.name}": b for d, b in state.buffers[chosen].items()})
@@ -259,9 +259,9 @@ class LlvmProgram(Executable):
         """The addresses that ``run`` and the steps take."""
         return np.array([buffers[n].ctypes.data if n in buffers else 0 for n in self._image.buffers], np.uint64)
 
-    def error(self, code: int) -> IRError:
+    def error(self, code: int, status: Array) -> IRError:
         """The error of the check that failed."""
-        return self.program.fails[code - 1](self._status)
+        return self.program.fails[code - 1](status)
 
     def bind(self, state: State) -> Bound:
         call = self._bound(state)
@@ -303,7 +303,7 @@ class LlvmProgram(Executable):
                 bases[slot] = array.ctypes.data
             code = run(address)
             if code:
-                raise self.error(code)
+                raise self.error(code, self._status)
             for n, array in out:
                 results[n] = array.copy()
             return tuple(results)
@@ -386,9 +386,9 @@ class _LlvmSteps(Steps):
         self._program, self._made = program, program.program
         state = State(self.function.state_types())
         memory = self._made.memory
-        self._buffers = program.buffers(
-            state, 0, {"arena": aligned_bytes(self._made.arena_bytes), **memory.own_arrays()}
-        )
+        self._status = np.zeros(8, np.int64)
+        own = {"arena": aligned_bytes(self._made.arena_bytes), "status": self._status.view(np.uint8), **memory.own_arrays()}
+        self._buffers = program.buffers(state, 0, own)
         self._bases = program.bases(self._buffers)
         self._address = self._bases.ctypes.data
         step = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
@@ -411,7 +411,7 @@ class _LlvmSteps(Steps):
         for step in self._code.get(i, ()):
             code = step(self._address)
             if code:
-                raise self._program.error(code)
+                raise self._program.error(code, self._status)
 
     def kernel(self, i: Instruction) -> str:
         names = self._made.names.get(i)

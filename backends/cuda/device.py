@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from threading import RLock
+from typing import Any, Self
 
 import numpy as np
 
@@ -38,11 +40,20 @@ class Device(ABC):
     ``write`` takes what the array holds now.  Running out of memory is a ``MemoryError``.
 
     Lanes run side by side.  Everything is on lane 0 unless another is named; ``edge`` makes one wait for another.
+
+    One thread at a time asks for work: programs, state and arrays hold ``lock`` while they do.
     """
+
+    lock: AbstractContextManager[Any]
 
     name: str = "cuda"
     tensor_cores: bool = True
     """Whether it multiplies fragments in TF32: from compute capability 8.0 on."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        made = super().__new__(cls)
+        made.lock = RLock()
+        return made
 
     @abstractmethod
     def allocate(self, nbytes: int, zeroed: bool = True) -> Any:
@@ -206,7 +217,8 @@ class DeviceArray:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         out = np.empty(self.shape, self.dtype)
-        self.device.read(self.memory, self.offset, out)
+        with self.device.lock:
+            self.device.read(self.memory, self.offset, out)
         return out if dtype is None else out.astype(dtype, copy=False)
 
     def item(self) -> Any:
@@ -232,17 +244,20 @@ class DeviceArray:
         """Says to other libraries where the array lies, when everything that writes it is done."""
         if not self.device.name.startswith("cuda"):
             raise AttributeError("__cuda_array_interface__")
-        self.device.wait(self.device.mark())
-        self.device.lend(self)
+        with self.device.lock:
+            self.device.wait(self.device.mark())
+            self.device.lend(self)
         return {
             "shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False), "version": 3, "strides": None, "stream": None,
         }  # fmt: skip
 
     def __dlpack__(self, **options: Any) -> Any:
-        return self.device.exported(self).__dlpack__(**options)
+        with self.device.lock:
+            return self.device.exported(self).__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return self.device.exported(self).__dlpack_device__()
+        with self.device.lock:
+            return self.device.exported(self).__dlpack_device__()
 
     def __repr__(self) -> str:
         return f"DeviceArray({self.__array__()!r}, {self.type}, {self.device.name})"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from threading import Lock
 
 from ...ir import BackendError
 from .device import Device
@@ -13,6 +14,7 @@ from .device import Device
 NAME = re.compile(r"cpu|cuda(:\d+)?")
 """What names of devices look like."""
 _DEVICES: dict[str, Device] = {}
+_OPENING = Lock()
 NEEDED = {"cupy": "cupy-cuda13x", "nvmath": "nvmath-python"}
 """What is imported, and the package that has it."""
 
@@ -46,16 +48,23 @@ def unavailable(name: str) -> str | None:
 
 def find(name: str) -> Device:
     """The device of a name, opened at its first use; raises ``BackendError`` where it cannot be used."""
-    if name not in _DEVICES:
-        reason = unavailable(name)
-        if reason is not None:
-            raise BackendError(f"there is no device {name!r}: {reason}")
-        from .cupy_device import CupyDevice
+    found = _DEVICES.get(name)
+    if found is None:
+        with _OPENING:
+            found = _DEVICES.get(name) or _open(name)
+    return found
 
-        number = _number(name) or 0
-        _DEVICES["cuda" if not number else f"cuda:{number}"] = device = CupyDevice(number)
-        _DEVICES[name] = device
-    return _DEVICES[name]
+
+def _open(name: str) -> Device:
+    reason = unavailable(name)
+    if reason is not None:
+        raise BackendError(f"there is no device {name!r}: {reason}")
+    from .cupy_device import CupyDevice
+
+    number = _number(name) or 0
+    _DEVICES["cuda" if not number else f"cuda:{number}"] = device = CupyDevice(number)
+    _DEVICES[name] = device
+    return device
 
 
 def forget() -> None:

@@ -42,25 +42,29 @@ class DeviceOps(Host):
     @classmethod
     def of(cls, device: Device) -> DeviceOps:
         """The one for a device."""
-        if device not in cls._made:
-            cls._made[device] = cls(device)
-        return cls._made[device]
+        with device.lock:
+            if device not in cls._made:
+                cls._made[device] = cls(device)
+            return cls._made[device]
 
     def array(self, x: Any, type: TensorType | None = None) -> DeviceArray:
         if isinstance(x, DeviceArray):
             return x
         data = np.asarray(x)
-        made = DeviceArray(self.device, type or type_of(data))
-        self.device.write(made.memory, 0, np.ascontiguousarray(data))
+        with self.device.lock:
+            made = DeviceArray(self.device, type or type_of(data))
+            self.device.write(made.memory, 0, np.ascontiguousarray(data))
         return made
 
     def wait(self) -> None:
-        self.device.wait(self.device.mark())
+        with self.device.lock:
+            self.device.wait(self.device.mark())
 
     def run(self, i: Instruction, arrays: Sequence[Any], module: Module | None = None) -> tuple[Any, ...]:
         types = tuple([o.type for o in i.operands])
         try:
-            return self._run(i, types, arrays, module)
+            with self.device.lock:
+                return self._run(i, types, arrays, module)
         except IRError as error:
             raise blame(error, i.op.name, types, i.location) from None
         except MemoryError:

@@ -36,6 +36,7 @@ class CudaExecutable(Executable):
 
     def __init__(self, program: CudaProgram, traced: Function, device: Device, in_place: bool = False) -> None:
         super().__init__(traced)
+        self.lock = device.lock
         self.program, self.device, self.source = program, device, program.source
         self.kernels = program.described
         self.commits = in_place and program.may_commit and any(traced.state())
@@ -398,7 +399,8 @@ class Run:
 
     def results(self, on_device: bool = False) -> tuple[Any, ...]:
         """The results, when they are there.  Raises what the step failed with."""
-        self.finish(on_device)
+        with self.side.executable.lock:
+            self.finish(on_device)
         if self.error is not None:
             raise self.error
         return self._found

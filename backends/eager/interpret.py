@@ -36,16 +36,22 @@ class ArrayScalars(ScalarBuilder):
         return Scalar(dtype, np.asarray(value).astype(dtype.numpy))
 
 
-def check(op: Op, types: tuple[TensorType, ...], attrs: Mapping[str, Any], arrays: Sequence[Array]) -> None:
-    """Raise the op's error when its check fails for these operands."""
+def checked(
+    op: Op, types: tuple[TensorType, ...], attrs: Mapping[str, Any], arrays: Sequence[Array]
+) -> Sequence[Array]:
+    """The operands, of which the one that the op's check looks at is a copy: the caller may change the array meanwhile.
+
+    Raises the op's error when the check fails.
+    """
     rule = op.check
     if rule is None or not rule.applies(types):
-        return
-    operand = arrays[rule.operand]
+        return arrays
+    operand = np.array(arrays[rule.operand])
     holds = rule.holds(ArrayScalars(operand.shape), Scalar(types[rule.operand].dtype, operand), types, attrs).code
     if not holds.all():
         bad = operand[~holds].reshape(-1)[0]
         raise rule.error(rule.message(bad, types, attrs))
+    return [*arrays[: rule.operand], operand, *arrays[rule.operand + 1 :]]
 
 
 def execute(
@@ -63,7 +69,7 @@ def execute(
     if isinstance(op, Composite):
         body = decomposition(op, types, attrs)
         return run(body, arrays)
-    check(op, types, attrs, arrays)
+    arrays = checked(op, types, attrs, arrays)
     if isinstance(op, Control):
 
         def call(symbol: str, *operands: Array) -> tuple[Array, ...]:

@@ -125,7 +125,8 @@ def entry(primitive: str, operand: DType, result: DType, arity: int) -> Call:
         name, known = f"{primitive}_{operand.name}", _abi_known()
         parameters = [ctypes.py_object if known else ctypes.c_void_p] * (arity + 1)
         address = library.address(f"{name}_arrays" if known else name)
-        calls.extend(make(None, *parameters, ctypes.c_int64)(address) for make in (ctypes.PYFUNCTYPE, ctypes.CFUNCTYPE))
+        # All at once: another thread may ask for them meanwhile.
+        calls[:] = [make(None, *parameters, ctypes.c_int64)(address) for make in (ctypes.PYFUNCTYPE, ctypes.CFUNCTYPE)]
 
     def one(a: Any, out: Array) -> None:
         if not isinstance(a, np.ndarray):  # NumPy's scalars have another layout

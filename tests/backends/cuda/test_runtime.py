@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threaded import hammer
 
 import tapeir as tp
 from tapeir import nn
@@ -127,3 +128,28 @@ def test_an_error_names_its_step() -> None:
             options = tp.Trainer.TrainOptions(steps=10, shuffle=False, progress=False)
             with pytest.raises(tp.IRError, match=r"in step 5$"):
                 tp.Trainer.new(nn.Linear(2, 2), config).train(data, options)
+
+
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+def test_threads_share_a_device(device: CpuDevice, backend: str) -> None:
+    """Two runtimes on one device, one of them from two threads."""
+
+    def made() -> tp.Runtime:
+        model = nn.Sequential(nn.Linear(8, 3), nn.Dropout(0.2))
+        return tp.Runtime(model, objective="cross_entropy", backend=backend, device="cuda")
+
+    rt, other, alone = made(), made(), made()
+    other.eval()
+    expected = other.predict(X)
+
+    def step(_: int) -> None:
+        assert np.isfinite(float(rt.step(X, Y)))
+
+    def predict(_: int) -> None:
+        np.testing.assert_array_equal(other.predict(X), expected)
+
+    hammer(0.3, step, step, predict, predict)
+    for _ in range(rt.step_count):
+        alone.step(X, Y)
+    for name, array in alone.params.items():
+        np.testing.assert_array_equal(rt.params[name], array)
