@@ -476,7 +476,11 @@ class Runtime(Fixed):
     def mode(self) -> str:
         """``train`` or ``eval``: that of the innermost ``in_mode`` block of this thread, else the runtime's own."""
         blocks = _BLOCKS.get()
-        return next((mode[0] for runtime, mode in reversed(blocks) if runtime is self), self._mode) if blocks else self._mode
+        return (
+            next((mode[0] for runtime, mode in reversed(blocks) if runtime is self), self._mode)
+            if blocks
+            else self._mode
+        )
 
     @mode.setter
     def mode(self, mode: str) -> None:

@@ -387,7 +387,11 @@ class _LlvmSteps(Steps):
         state = State(self.function.state_types())
         memory = self._made.memory
         self._status = np.zeros(8, np.int64)
-        own = {"arena": aligned_bytes(self._made.arena_bytes), "status": self._status.view(np.uint8), **memory.own_arrays()}
+        own = {
+            "arena": aligned_bytes(self._made.arena_bytes),
+            "status": self._status.view(np.uint8),
+            **memory.own_arrays(),
+        }
         self._buffers = program.buffers(state, 0, own)
         self._bases = program.bases(self._buffers)
         self._address = self._bases.ctypes.data

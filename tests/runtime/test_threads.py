@@ -140,8 +140,19 @@ def test_modes_of_overlapping_blocks(backend: str) -> None:
         with rt.in_mode("eval"):
             np.testing.assert_array_equal(rt.predict(X), expected)
 
+    def train(_: int) -> None:
+        assert rt.mode == "train", "a block of another thread is no block of this one"
+        rt.step(X, Y)
+
     hammer(SECONDS, *[ask] * 4)
     assert rt.mode == "train"
+
+    def ask_again(_: int) -> None:
+        with rt.in_mode("eval"):
+            assert rt.mode == "eval"
+            rt.predict(X)
+
+    hammer(SECONDS, ask_again, train, ask_again, train)
 
 
 def test_one_form_is_compiled_once() -> None:
@@ -159,7 +170,8 @@ def test_one_form_is_compiled_once() -> None:
         np.testing.assert_array_equal(g(x), x + 1)
 
     hammer(0, *[call] * 8)
-    assert len(recorded) == len(g.artifacts) == 1
+    assert len(g.artifacts) == 1
+    assert len(recorded) == 2  # a program is recorded twice, to see that it is the same
 
 
 def test_one_entry_is_compiled_once() -> None:
@@ -178,7 +190,7 @@ def test_one_entry_is_compiled_once() -> None:
         np.testing.assert_array_equal(rt.predict(x), x + 1)
 
     hammer(0, *[call] * 8)
-    assert len(recorded) == len(rt.artifacts) == 1
+    assert (len(recorded), len(rt.artifacts)) == (2, 1)
 
 
 def total(x: Any) -> Any:
