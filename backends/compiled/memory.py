@@ -146,8 +146,12 @@ class Memory:
         return found
 
     def overwritable(self, module: Module) -> list[list[int]]:
-        """For each output the inputs that a caller may have written over with it: the kernel that writes it reads them last."""
-        numbers = {v: n for n, v in enumerate(self.function.inputs())}
+        """For each output the inputs that a caller may have written over with it: the kernel that writes it reads them last.
+
+        An input that is itself a result, as it is or as a view, is read once more, at the end.
+        """
+        returned = set(map(_made_for, self.function.results))
+        numbers = {v: n for n, v in enumerate(self.function.inputs()) if v not in returned}
         readers = self.readers()
 
         def inputs_under(v: Value) -> list[int]:

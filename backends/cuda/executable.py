@@ -56,6 +56,7 @@ class CudaExecutable(Executable):
         for name, size in (("rows", program.rows), ("aligned", program.aligned)):
             if size:
                 self._own[name] = self.allocate(size)
+        self._over = program.memory.overwritable(program.module)
         sizes = [v.type.nbytes for v in program.memory.outputs]
         self.reported = {n: size for n, size in enumerate(sizes) if size <= SMALL or self.commits}
         """Results that every step hands to the host, with their bytes."""
@@ -167,7 +168,11 @@ class CudaExecutable(Executable):
     def run_into(self, arrays: Sequence[Any], out: Sequence[Any]) -> tuple[Any, ...]:
         if not all(isinstance(o, DeviceArray) for o in out):
             return super().run_into(arrays, out)
-        self._run(arrays, out)
+        if any(self.function.state()):
+            for target, result in zip(out, self._run_with_state(arrays), strict=True):
+                self.device.write(target.memory, target.offset, np.asarray(result))
+        else:
+            self._run(arrays, out)
         return tuple(out)
 
     def _run(self, arrays: Sequence[Any], out: Sequence[Any] | None) -> tuple[Any, ...]:
@@ -189,7 +194,8 @@ class CudaExecutable(Executable):
             addresses[f"input {n}"] = given.address
         results: list[DeviceArray] = []
         for n, v in enumerate(self.program.memory.outputs):
-            results.append(DeviceArray(device, v.type) if out is None else out[n])
+            direct = out is not None and self._is_writable(out[n], n, held, results)
+            results.append(out[n] if out is not None and direct else DeviceArray(device, v.type))
             addresses[f"output {n}"] = results[-1].address
         if self._last[0] != addresses:
             self._last = addresses, self.launches(addresses)
@@ -208,7 +214,18 @@ class CudaExecutable(Executable):
             else:
                 memory, start = self._own[ref.buffer], 0
             device.copy(result.memory, result.offset, memory, start + ref.offset, result.nbytes)
+        for target, result in zip(results if out is None else out, results, strict=True):
+            if target is not result:
+                device.copy(target.memory, target.offset, result.memory, result.offset, result.nbytes)
         return tuple(results)
+
+    def _is_writable(
+        self, array: DeviceArray, output: int, inputs: Sequence[DeviceArray], results: Sequence[DeviceArray]
+    ) -> bool:
+        """Whether the program may write a result into an array: it meets none in use but inputs that it may be written over."""
+        shared = [n for n, other in enumerate(inputs) if _meet(array, other)]
+        same = all(n in self._over[output] and inputs[n].address == array.address for n in shared)
+        return same and not any(_meet(array, other) for other in results)
 
     def _run_with_state(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         f = self.function
@@ -239,6 +256,11 @@ class CudaExecutable(Executable):
             return tuple([Pending(run, n) for n in range(len(self.program.results))])
 
         return call
+
+
+def _meet(a: DeviceArray, b: DeviceArray) -> bool:
+    """Whether two arrays share memory."""
+    return a.address < b.address + b.nbytes and b.address < a.address + a.nbytes
 
 
 class _Side:
