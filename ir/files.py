@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -14,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
+from .atomic import write_together
 from .errors import IRError
 from .graph import Module
 from .parse import parse
@@ -23,35 +23,6 @@ from .types import Array, bf16
 METADATA = "tapeir"
 _KIND = {"kind": "constants"}
 _REFERENCE = re.compile(r"@sha256_")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all, and the folders above it.  Raises ``OSError``."""
-    if not path.name or path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
-    _write_together({path: content})
-
-
-def _write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write files of which each appears whole, and none before all are on the disk; pipes and devices are written to, not replaced."""
-    staged: dict[Path, Path] = {}
-    try:
-        for path, content in contents.items():
-            if path.exists() and not (path.is_file() or path.is_dir()):
-                path.write_bytes(content)
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            with temporary.open("wb") as file:
-                staged[temporary] = path
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for temporary, path in staged.items():
-            os.replace(temporary, path)
-    finally:
-        for temporary in staged:
-            temporary.unlink(missing_ok=True)
 
 
 def tensors_bytes(arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> bytes:
@@ -105,7 +76,7 @@ def save(module: Module, path: str | os.PathLike[str], *, locations: bool = Fals
         words = {n: a.view(np.uint16) if a.dtype == bf16.numpy else a for n, a in data.items()}
         contents = {side: tensors_bytes(words, _KIND), **contents}
     try:
-        _write_together(contents)
+        write_together(contents)
         if ours and not data:
             side.unlink()
     except OSError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..ir import IRError, Module, Value, VerifyError, save
-from ..ir.files import write_atomically
+from ..ir.atomic import write_atomically
 from ..ir.graph import Instruction
 from ..ir.types import Array
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..backends.base import Executable
 from ..ir import Function, IRError, Module, Symbol, TensorType, philox
+from ..ir.atomic import write_atomically
 from ..ir.errors import DataError
-from ..ir.files import write_atomically
 from ..ir.print import number, quote
 from ..ir.types import Array, bf16, key
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
+from ..ir.atomic import remove_left, write_atomically
 from ..ir.errors import DataError
 
 REFRESH = 0.1
@@ -64,39 +67,90 @@ def _bar() -> Any:
 
 
 class RunLog:
-    """One JSON object a line and an update: step, loss, lr, seconds, memory.  A resumed run keeps the lines up to its first step."""
+    """One JSON object a line and an update: step, loss, lr, seconds, memory.
+
+    A resumed run keeps the lines up to its first step; the file is replaced whole where it holds others.  A log that cannot be written
+    any more is named on standard error, and ``error`` says so; the run goes on.
+    """
 
     def __init__(self, path: str | os.PathLike[str] | None, first: int) -> None:
-        self._file: Any = None
+        self.error: str | None = None
+        self._descriptor: int | None = None
         if path is None:
             return
-        target = Path(path)
+        self._path = Path(path)
         try:
-            kept = (
-                [line for line in target.read_text("utf-8").splitlines() if _step(line) <= first]
-                if first and target.exists()
-                else []
-            )
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._file = target.open("w", buffering=1, encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"log {target} cannot be used: {error}") from None
-        self._file.writelines(line + "\n" for line in kept)
+            self._descriptor = self._open(first)
+        except (OSError, ValueError) as error:
+            raise DataError(f"log {path} cannot be used: {error}") from None
+        self._named = os.fstat(self._descriptor).st_nlink > 0
+
+    def _open(self, first: int) -> int:
+        """Keep the lines up to step ``first`` and open the file behind them."""
+        path = self._path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_left(path)
+        if first and path.is_file():
+            content = path.read_bytes()
+            kept = b"".join(_kept(content, first))
+            if kept != content:
+                write_atomically(path, kept)
+        fresh = 0 if first else os.O_TRUNC
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | fresh | getattr(os, "O_BINARY", 0), 0o666)
 
     def write(self, **record: Any) -> None:
-        """Append one line."""
-        if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
+        """Append one line.  A number that is not finite is null, since JSON has no word for it."""
+        if self._descriptor is None:
+            return
+        known = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in record.items()}
+        rest = json.dumps(known, allow_nan=False).encode() + b"\n"
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+            removed = self._named and not os.fstat(self._descriptor).st_nlink
+        except OSError as error:
+            self._fail(error.strerror)
+        else:
+            if removed:
+                self._fail("it was removed")
+
+    def sync(self) -> None:
+        """Write the lines to the disk, so that they are there whenever a state saved later is."""
+        if self._descriptor is not None and stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                self._fail(error.strerror)
+
+    def _fail(self, reason: str | None) -> None:
+        self.error = f"log {self._path} cannot be written: {reason}\n  the lines from this step on are missing"
+        print(f"{self.error}; the run goes on", file=sys.stderr)
+        self.close()
 
     def close(self) -> None:
-        """Flush and close the file."""
-        if self._file is not None:
-            self._file.close()
+        """Close the file."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            try:
+                os.close(descriptor)
+            except OSError as error:
+                self.error = self.error or f"log {self._path} cannot be written: {error.strerror}"
 
 
-def _step(line: str) -> float:
-    """The step of a log line; infinity for one that a crash cut short, so that it is not kept."""
+def _kept(content: bytes, first: int) -> Iterator[bytes]:
+    """The lines of a log up to a step.  A last line that a crash cut short goes; other lines that are no record of a step stay."""
+    *lines, last = content.split(b"\n")
+    for line in lines:
+        if (_step(line) or 0) <= first:
+            yield line + b"\n"
+    step = _step(last)
+    if step is not None and step <= first:
+        yield last + b"\n"
+
+
+def _step(line: bytes) -> int | None:
+    """The step of a log line; None for one that is no record of a step."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None

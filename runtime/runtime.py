@@ -24,7 +24,7 @@ from ..frontend.nn import Module
 from ..frontend.nn import objective as objective_of
 from ..frontend.nn.losses import OBJECTIVES
 from ..frontend.nn.module import ASSIGNMENTS
-from ..frontend.optim import OPTIMIZERS, SGD, Optimizer
+from ..frontend.optim import SGD, Optimizer
 from ..ir import (
     BackendError,
     CheckpointError,
@@ -45,7 +45,6 @@ from .initial import first_state
 from .recorded import Attributes, difference, note_again, replaced
 from .reference import wide_values
 
-FORMAT = 1
 IGNORED = "num_batches_tracked"
 
 
@@ -569,11 +568,14 @@ class Runtime(Fixed):
                     f"state {given!r} has shape {list(array.shape)}; the model's is {list(type_.shape)}"
                 )
             kind = "f" if array.dtype == bf16.numpy else array.dtype.kind
-            if kind not in ("f" if type_.dtype.floating else "iub"):
+            fits = kind == "f" or np.can_cast(array.dtype, type_.dtype.numpy, "same_kind")
+            if kind not in ("f" if type_.dtype.floating else "iub") or not fits:
                 raise CheckpointError(f"state {given!r} is {array.dtype}; the model's is {type_.dtype}")
             if name in new and not np.array_equal(new[name], array, equal_nan=type_.dtype.floating):
                 raise CheckpointError(f"state {given!r} and {spelled[name]!r} are one tied tensor with two values")
             new[name], spelled[name] = array, given
+        if STEP in new and not 0 <= int(new[STEP]) < 1 << 63:
+            raise CheckpointError(f"state {STEP!r} is {new[STEP]}; it counts updates from 0")
         missing = [n for n in types if n not in new and not n.startswith("optimizer/")]
         if missing:
             raise CheckpointError(f"state {', '.join(missing)} is missing")
@@ -593,7 +595,7 @@ class Runtime(Fixed):
         optimizer = self.setting.optimizer
         chosen = self.setting.objective
         metadata = {
-            "format": FORMAT, "seed": self.seed, "dtype": self.setting.dtype.name,
+            "format": checkpoint.FORMAT, "seed": self.seed, "dtype": self.setting.dtype.name,
             "objective": chosen.name if chosen.built_in else f"function {chosen.name}",
             "optimizer": {"name": type(optimizer).__name__, **asdict(optimizer)}, "extra": dict(extra or {}),
         }  # fmt: skip
@@ -608,40 +610,26 @@ class Runtime(Fixed):
         Raises ``CheckpointError`` where the objective is a function, or the optimizer is not built in, and it is no override.
         """
         arrays, metadata = checkpoint.read(path)
-        if metadata.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{path} was not written by Runtime.save (format {metadata.get('format')}); use load_state for its arrays"
-            )
-        try:
-            options: dict[str, Any] = dict(metadata["optimizer"])
-            name = options.pop("name")
-            kind = OPTIMIZERS.get(name)
-            saved: dict[str, Any] = {name: metadata[name] for name in ("dtype", "seed", "objective")}
-            if kind is not None:
-                if "betas" in options:
-                    options["betas"] = tuple(options["betas"])
-                saved["optimizer"] = kind(**options)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path}: its metadata is not that of a runtime: {type(error).__name__} {error}"
-            ) from None
+        found = checkpoint.described(path, metadata)
+        saved: dict[str, Any] = {"dtype": found.dtype, "seed": found.seed, "objective": found.objective}
         overrides = {n: v for n, v in overrides.items() if v is not None or n != "optimizer"}
-        if kind is None and "optimizer" not in overrides:
+        if found.optimizer is None and "optimizer" not in overrides:
             raise CheckpointError(
-                f"{path} was trained with {name}, which is not built in\n  remedy: Runtime.load(path, model, optimizer=...)"
+                f"{path} was trained with {found.optimizer_name}, which is not built in\n  remedy: Runtime.load(path, model, optimizer=...)"
             )
-        chosen = overrides.get("optimizer") or saved["optimizer"]
+        chosen: Any = overrides.setdefault("optimizer", found.optimizer)
         slots = dict.fromkeys(n.split("/")[1] for n in arrays if n.startswith("optimizer/") and n != STEP)
         if foreign := [s for s in slots if s not in chosen.slots]:
             raise CheckpointError(
-                f"{path} was trained with {name}; {type(chosen).__name__} has no state {', '.join(foreign)}\n"
+                f"{path} was trained with {found.optimizer_name}; {type(chosen).__name__} has no state {', '.join(foreign)}\n"
                 "  remedy: an optimizer of the same kind, or Runtime(model, optimizer=...) and load_state with parameters and buffers"
             )
-        if saved["objective"] not in OBJECTIVES and "objective" not in overrides:
+        if found.objective not in OBJECTIVES and "objective" not in overrides:
             raise CheckpointError(
-                f"{path} was trained with {saved['objective']} as objective\n  remedy: Runtime.load(path, model, objective=...)"
+                f"{path} was trained with {found.objective} as objective\n  remedy: Runtime.load(path, model, objective=...)"
             )
         runtime = cls(model, **{**saved, **overrides})
+        checkpoint.check_whole(path, arrays, runtime.optimizer_state)
         runtime.load_file(path, arrays)
         return runtime
 

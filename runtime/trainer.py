@@ -23,7 +23,7 @@ from .data import Dataset, Loader
 from .fixed import Fixed
 from .memory import MemoryWatch, peak_memory, watch_every
 from .progress import Reporter, RunLog
-from .runtime import FORMAT, Loss, Runtime, check_choices, runtime_dtype
+from .runtime import Loss, Runtime, check_choices, runtime_dtype
 
 Data = Dataset | tuple[Dataset, Dataset]
 EVAL_ROWS = 1024
@@ -131,6 +131,8 @@ class Report:
     seconds: float
     steps_per_second: float
     peak_memory: int | None
+    log_error: str | None = None
+    """Why the log ends before the run does, if it does."""
 
 
 @dataclass(frozen=True)
@@ -256,19 +258,21 @@ class Advanced(Fixed):
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Continue from a file that ``save`` wrote.  Raises ``CheckpointError`` where seed or dtype would change the run."""
         arrays, metadata = checkpoint.read(path)
-        if metadata.get("format") != FORMAT:
-            raise CheckpointError(f"{path} was not written by a TapeIR run; use Runtime.load_state for its arrays")
-        for name, now in (("seed", self.config.seed), ("dtype", self.runtime.dtype.name)):
-            if metadata.get(name) != now:
+        found = checkpoint.described(path, metadata)
+        for name, saved, now in (
+            ("seed", found.seed, self.config.seed),
+            ("dtype", found.dtype, self.runtime.dtype.name),
+        ):
+            if saved != now:
                 raise CheckpointError(
-                    f"{path} was trained with {name} {metadata.get(name)}, and this run has {now}\n  remedy: give both one {name}"
+                    f"{path} was trained with {name} {saved}, and this run has {now}\n  remedy: give both one {name}"
                 )
         aliases = self.runtime.setting.declared.aliases
         present = {aliases.get(n, n) for n in arrays}
         lacking = [n for n in (*self.runtime.params, *self.runtime.buffers) if n not in present]
         if lacking:
             raise CheckpointError(f"{path} was trained with another model; it lacks {lacking[0]}")
-        saved, now = metadata.get("optimizer", {}).get("name"), type(self.config.optimizer).__name__
+        saved, now = found.optimizer_name, type(self.config.optimizer).__name__
         missing = [n for n in self.runtime.optimizer_state if n not in arrays]
         if saved != now or missing:
             lacks = f"; it lacks {missing[0]}" if missing else ""
@@ -333,6 +337,7 @@ class Advanced(Fixed):
                         and options.checkpoint_every
                         and step % options.checkpoint_every == 0
                     ):
+                        log.sync()
                         self.runtime.save(options.checkpoint)
                 with _in_step(last, last):
                     read = [float(x) for x in losses]
@@ -344,7 +349,7 @@ class Advanced(Fixed):
         self.notify("on_train_end")
         done = max(last - first, 0)
         before, after = read or (None, None)
-        return Report(done, before, after, seconds, done / seconds if seconds else 0.0, peak_memory())
+        return Report(done, before, after, seconds, done / seconds if seconds else 0.0, peak_memory(), log.error)
 
 
 class Trainer(Fixed):

@@ -55,6 +55,8 @@ def run(path: Path, request: RunRequest, given: Given) -> None:
         result = work(path, request, given)
     if request.json:
         show(json.dumps(result, allow_nan=False))
+    if result.get("log_error") is not None:
+        raise DataError(result["log_error"])
 
 
 def _train(path: Path, request: RunRequest, given: Given) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import Any
 from ...backends import base
 from ...backends.cuda.devices import NAME as DEVICE_NAME
 from ...ir import IRError, Module, print_module, save
+from ...ir.atomic import write_atomically
 from ...ir.escape import printable
-from ...ir.files import write_atomically
 from ...ir.source import boundary
 from ..model_file import ModelFile, load
 from ..runtime import NUMERICS, runtime_dtype

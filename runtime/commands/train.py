@@ -62,6 +62,7 @@ def train(path: Path, flags: Mapping[str, Any], save: Path | None, arguments: Se
         "loss_after": _finite(report.loss_after),
         "seconds": report.seconds,
         "peak_memory": report.peak_memory,
+        "log_error": report.log_error,
     }
     if evaluation is not None:
         result["test"] = {k: _finite(v) for k, v in {"loss": evaluation.loss, **evaluation.metrics}.items()}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 
 import tapeir as tp
@@ -164,3 +167,91 @@ def test_resuming_where_a_tied_weight_has_another_first_name(tmp_path: Path) -> 
     trainer.new(Tied("embed", "head")).train(data, trainer.TrainOptions(steps=1, checkpoint=path))
     trained = trainer.new(Tied("head", "embed")).train(data, trainer.TrainOptions(steps=2, resume=path))
     assert trained.runtime.step_count == 2
+
+
+# Partial state files
+
+
+def _without(path: Path, *left_out: str) -> Path:
+    """A copy of a state file without some arrays."""
+    opened: Any = safe_open(str(path), framework="numpy")
+    with opened as file:
+        metadata: dict[str, str] = file.metadata()
+    arrays: dict[str, Any] = {n: a for n, a in load_file(path).items() if n not in left_out}
+    part = path.with_name("part.safetensors")
+    save_file(arrays, part, metadata)
+    return part
+
+
+def test_a_file_that_lacks_any_state_is_refused_by_name(tmp_path: Path) -> None:
+    rt, path = runtime(), tmp_path / "a.safetensors"
+    rt.step(X, Y)
+    rt.save(path)
+    for name in load_file(path):
+        part = _without(path, name)
+        with pytest.raises(tp.CheckpointError, match=re.escape(str(part)) + ".*" + re.escape(name)):
+            tp.Runtime.load(part, network())
+        options = tp.Trainer.TrainOptions(resume=part, batch_size=6)
+        config = tp.Trainer.Config(optimizer=rt.setting.optimizer, objective="cross_entropy")
+        with pytest.raises(tp.CheckpointError, match=re.escape(str(part)) + ".*" + re.escape(name)):
+            tp.Trainer.new(network(), config).train(tp.data.arrays(X, Y), options)
+
+
+def test_what_is_missing_is_counted_with_a_remedy(tmp_path: Path) -> None:
+    rt, path = runtime(), tmp_path / "a.safetensors"
+    rt.save(path)
+    slots = [n for n in load_file(path) if n.startswith("optimizer/")]
+    part = _without(path, *slots)
+    with pytest.raises(
+        tp.CheckpointError,
+        match=rf"lacks optimizer/.* and {len(slots) - 1} more\n  remedy: Runtime\(model, \.\.\.\) and load_state",
+    ):
+        tp.Runtime.load(part, network())
+    runtime().load_state(load_file(part))  # as the remedy says
+
+
+def test_an_optimizer_with_more_state_than_the_file_is_refused(tmp_path: Path) -> None:
+    runtime(optimizer=tp.optim.SGD(0.1)).save(tmp_path / "a.safetensors")
+    with pytest.raises(tp.CheckpointError, match="it lacks optimizer/m"):
+        tp.Runtime.load(tmp_path / "a.safetensors", network(), optimizer=tp.optim.SGD(0.1, momentum=0.9))
+
+
+@pytest.mark.parametrize("value", [np.array(-1), np.array(1 << 63, np.uint64), np.array(7.0), np.array([7])])
+def test_a_step_that_is_none(value: Any, tmp_path: Path) -> None:
+    rt = runtime()
+    before = bits(rt)
+    with pytest.raises(tp.CheckpointError, match="optimizer/step"):
+        rt.load_state({**rt.params, **rt.buffers, "optimizer/step": value})
+    assert bits(rt) == before
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "format": {"format": 2}, "a list of formats": {"format": [1]}, "seed": {"seed": "0"}, "negative seed": {"seed": -1},
+    "large seed": {"seed": 1 << 64}, "true seed": {"seed": True}, "no seed": {"seed": None}, "dtype": {"dtype": "f99"},
+    "integer dtype": {"dtype": "i32"}, "list of dtypes": {"dtype": ["f32"]}, "objective": {"objective": ["mse"]},
+    "no object": {"optimizer": [1]}, "unnamed": {"optimizer": {"lr": 0.1}}, "list of names": {"optimizer": {"name": ["SGD"]}},
+    "text": {"optimizer": {"name": "SGD", "lr": "0.1"}}, "negative": {"optimizer": {"name": "SGD", "lr": -1}},
+    "infinite": {"optimizer": {"name": "SGD", "lr": math.inf}}, "nan": {"optimizer": {"name": "SGD", "weight_decay": math.nan}},
+    "huge": {"optimizer": {"name": "SGD", "lr": 10**400}}, "null": {"optimizer": {"name": "SGD", "momentum": None}},
+    "flag": {"optimizer": {"name": "SGD", "lr": True}}, "no flag": {"optimizer": {"name": "SGD", "nesterov": 1}},
+    "unknown": {"optimizer": {"name": "SGD", "line": 1}}, "one beta": {"optimizer": {"name": "Adam", "betas": [0.9]}},
+    "number for betas": {"optimizer": {"name": "Adam", "betas": 0.9}}, "three betas": {"optimizer": {"name": "Adam", "betas": [0, 0, 0]}},
+    "texts for betas": {"optimizer": {"name": "Adam", "betas": ["a", "b"]}}, "list": {"optimizer": {"name": "SGD", "lr": [0.1]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_metadata_of_wrong_kinds_is_refused_with_the_file(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    rt = runtime()
+    good = {
+        "format": 1, "seed": 0, "dtype": "f32", "objective": "mse",
+        "optimizer": {"name": "SGD", "lr": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}, "extra": {},
+    }  # fmt: skip
+    save_file(dict(rt.params), path, {"tapeir": json.dumps({**good, **WRONG[kind]})})
+    for load in (
+        lambda: tp.Runtime.load(path, network()),
+        lambda: tp.Trainer.new(network()).train(tp.data.arrays(X, Y), tp.Trainer.TrainOptions(resume=path)),
+    ):
+        with pytest.raises(tp.CheckpointError, match=r"a\.safetensors"):
+            load()
