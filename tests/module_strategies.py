@@ -46,6 +46,7 @@ from tapeir.ir.graph import ROLES
 from tapeir.ir.literal import Literal
 from tapeir.ir.op import Control, Elementwise, Gather, Reduce, Scatter
 from tapeir.ir.types import DType, Shape, bool_, key
+from tapeir.ir.verify import PLANNED
 from tapeir.passes import PASSES, PIPELINES, PassManager
 
 Draw = Callable[..., Any]
@@ -109,7 +110,11 @@ def attribute_values() -> st.SearchStrategy[Any]:
     return one | st.lists(one, max_size=20).map(as_tuple)
 
 
-SOME_ATTRIBUTES = st.dictionaries(words(), attribute_values(), max_size=3)
+def _allowed(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in attributes.items() if k not in PLANNED or (type(v) is int and v >= 0)}
+
+
+SOME_ATTRIBUTES = st.dictionaries(words(), attribute_values(), max_size=3).map(_allowed)
 
 
 @cache
@@ -252,9 +257,15 @@ def functions(draw: Draw, name: str, kernels: Sequence[Function], kernel: bool, 
 
 
 def _rename(draw: Draw, function: Function) -> None:
+    """Odd names for some values; state has names of its own."""
     values = list(function.values())
     for _ in range(draw(st.integers(0, min(6, len(values))))):
         values[draw(st.integers(0, len(values) - 1))].name = draw(st.none() | names())
+    taken: set[str] = set()
+    for n, (value, _) in enumerate(function.state()):
+        if not value.name or value.name in taken:
+            value.name = f"state\0{n}"
+        taken.add(value.name)
 
 
 def _lay_out(draw: Draw, function: Function) -> None:
