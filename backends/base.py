@@ -14,7 +14,7 @@ import numpy as np
 
 from ..ir import Function, Instruction, Module, Value
 from ..ir.errors import BackendError
-from ..ir.types import Array
+from ..ir.types import Array, holds_floats
 from .state import State
 
 GROUP = "tapeir.backends"
@@ -138,7 +138,7 @@ class Executable:
         a = np.asarray(array)
         if a.shape != value.type.array_shape:
             raise TypeError(f"@{self.function.name}: %{value.name} is {value.type}, not an array of shape {a.shape}")
-        if a.dtype.kind == "c" or (a.dtype.kind == "f" and not value.type.dtype.floating):
+        if a.dtype.kind == "c" or (holds_floats(a) and not value.type.dtype.floating):
             raise TypeError(f"@{self.function.name}: %{value.name} is {value.type}, not an array of {a.dtype}")
         return np.ascontiguousarray(a, value.type.dtype.numpy).reshape(a.shape)
 

@@ -357,14 +357,13 @@ def contract(a: Array, b: Array, out: Array, transpose_a: bool = False, transpos
     np.matmul(a, b, out)
 
 
-def in_float32(call: Call) -> Call:
+def in_float32(call: Call, operands: int) -> Call:
     """A reduction or product of 16-bit floats by its float32 entry: operands are widened, and the result is rounded once."""
 
     def entry(*given: Any) -> None:
-        arrays = [a for a in given if isinstance(a, np.ndarray)]
-        *operands, out = arrays
-        wide = np.empty(out.shape, np.float32) if types.dtype(out.dtype).narrow else out
-        call(*[a.astype(np.float32) for a in operands], wide, *given[len(arrays) :])
+        out: Array = given[operands]
+        wide: Array = np.empty(out.shape, np.float32) if types.dtype(out.dtype).narrow else out
+        call(*[a.astype(np.float32) for a in given[:operands]], wide, *given[operands + 1 :])
         if wide is not out:
             np.copyto(out, wide, casting="unsafe")
 
@@ -392,12 +391,12 @@ class Table:
 
     def reduction(self, combine: str, dtype: DType) -> Call:
         """``entry(x, out)``: combines ``x``, contiguous ``[outer, n, inner]``, over its middle axis into ``out``, ``[outer, inner]``."""
-        return in_float32(self.reduction(combine, types.f32)) if dtype.narrow else REDUCTIONS[combine]
+        return in_float32(self.reduction(combine, types.f32), 1) if dtype.narrow else REDUCTIONS[combine]
 
     def contract(self, dtype: DType) -> Call:
         """``entry(a, b, out, transpose_a, transpose_b)``: the matrix product."""
         if dtype.narrow:
-            return in_float32(self.contract(types.f32))
+            return in_float32(self.contract(types.f32), 2)
         blas()
         return contract
 

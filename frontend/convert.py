@@ -228,4 +228,4 @@ def on_tape(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _float_of(x: Any) -> DType | None:
-    return types.dtype(x.dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else None  # pyright: ignore[reportUnknownMemberType]
+    return types.dtype(x.dtype) if isinstance(x, np.ndarray) and types.holds_floats(x) else None  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]

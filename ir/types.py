@@ -107,6 +107,11 @@ def dtype(spelling: Any) -> DType:
         raise ArgumentTypeError(f"{spelling!r} is not an element type; one of {', '.join(DTYPES)}") from None
 
 
+def holds_floats(array: Array) -> bool:
+    """Whether the elements of a NumPy array are floats; bfloat16, which NumPy itself does not know, included."""
+    return array.dtype.kind == "f" or array.dtype == bf16.numpy
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class TensorType:
     """An element type and a static shape."""

@@ -22,7 +22,8 @@ from .recorded import repeatable
 class Compiled:
     """A function compiled by a backend; ``artifacts`` maps argument types to executables.
 
-    A Python number takes the dtype of the floating arrays beside it, float32 where there is none; integers are i64.
+    A Python number, and an array that the function makes, takes the dtype of the first floating array, float32 where there is none;
+    integers are i64.
     """
 
     def __init__(self, function: Callable[..., Any], backend: str, device: str) -> None:
@@ -46,7 +47,8 @@ class Compiled:
         return found
 
     def _compile(self, types: tuple[TensorType, ...]) -> Executable:
-        dtype = f64 if any(t.dtype is f64 for t in types) else f32
+        floating = [t.dtype for t in types if t.dtype.floating]
+        dtype = f64 if f64 in floating else floating[0] if floating else f32
         module = trace(self.function, *types, dtype=dtype)
         name = next(iter(module.functions))
         shown = getattr(self.function, "__name__", "the function")

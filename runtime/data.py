@@ -18,7 +18,7 @@ import numpy as np
 from ..ir import philox
 from ..ir.errors import ArgumentValueError, DataError
 from ..ir.record import here
-from ..ir.types import Array, DType
+from ..ir.types import Array, DType, holds_floats
 
 
 def _wrong(message: str) -> DataError:
@@ -40,7 +40,7 @@ class Dataset:
         if not self.columns:
             raise _wrong("a dataset needs at least one column")
         for n, column in enumerate(self.columns):
-            if column.ndim == 0 or column.dtype.kind not in "fiub":
+            if column.ndim == 0 or not (column.dtype.kind in "iub" or holds_floats(column)):
                 raise _wrong(
                     f"column {n} is {column.dtype} of shape {list(column.shape)}; columns are arrays of numbers",
                 )
@@ -63,7 +63,7 @@ class Dataset:
 
     def cast(self, dtype: DType) -> Dataset:
         """Floating columns in a dtype; integers and bools stay."""
-        return Dataset([c.astype(dtype.numpy, copy=False) if c.dtype.kind == "f" else c for c in self.columns])
+        return Dataset([c.astype(dtype.numpy, copy=False) if holds_floats(c) else c for c in self.columns])
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Two datasets: a ``fraction`` of the rows, chosen by the seed, and the others."""

@@ -16,7 +16,7 @@ from ..ir import Function, IRError, Module, Symbol, TensorType, philox
 from ..ir.atomic import write_atomically
 from ..ir.errors import DataError
 from ..ir.print import number, quote
-from ..ir.types import Array, bf16, key
+from ..ir.types import Array, bf16, holds_floats, key
 
 
 class EntryError(IRError):
@@ -116,7 +116,7 @@ def _fitted(name: str, array: Array, type: TensorType) -> Array:
     if array.shape != type.array_shape:
         raise DataError(f"argument {name} is {type}, not an array of shape {list(array.shape)}")
     wanted = {"f": "f", "i": "iu", "u": "iu", "b": "b", "k": "iu"}[dtype.kind]
-    kind = "f" if array.dtype == bf16.numpy else array.dtype.kind
+    kind = "f" if holds_floats(array) else array.dtype.kind
     if kind not in wanted:
         raise DataError(f"argument {name} is {type}, not an array of {array.dtype}")
     if kind in "iu" and array.size:

@@ -36,7 +36,7 @@ from ..ir import (
 from ..ir import Module as IRModule
 from ..ir.errors import ArgumentTypeError, ArgumentValueError
 from ..ir.source import public, user_line
-from ..ir.types import Array, DType, bf16, dtype, key, type_of
+from ..ir.types import Array, DType, dtype, holds_floats, key, type_of
 from . import checkpoint
 from .entries import STEP, Declarations, Setting, checked, function_of, record, state_types
 from .fixed import Fixed
@@ -308,7 +308,7 @@ class Runtime(Fixed):
                 return found
         array = to_array(x)
         wanted = self.setting.dtype.numpy
-        if array.dtype.kind == "f" and array.dtype != wanted:
+        if holds_floats(array) and array.dtype != wanted:
             array = array.astype(wanted)
         return array
 
@@ -567,7 +567,7 @@ class Runtime(Fixed):
                 raise CheckpointError(
                     f"state {given!r} has shape {list(array.shape)}; the model's is {list(type_.shape)}"
                 )
-            kind = "f" if array.dtype == bf16.numpy else array.dtype.kind
+            kind = "f" if holds_floats(array) else array.dtype.kind
             fits = kind == "f" or np.can_cast(array.dtype, type_.dtype.numpy, "same_kind")
             if kind not in ("f" if type_.dtype.floating else "iub") or not fits:
                 raise CheckpointError(f"state {given!r} is {array.dtype}; the model's is {type_.dtype}")

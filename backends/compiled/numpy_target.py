@@ -1,7 +1,7 @@
 """The NumPy target: a planned function as readable Python that calls the kernel table with ``out=`` buffers.
 
-Nothing is allocated while it runs: every array is a view, made once, of the arena, the state buffers, a scratch region or a
-constant.
+Every array is a view, made once, of the arena, the state buffers, a scratch region or a constant.  Nothing is allocated while it runs,
+except where sums, products and scatters of 16-bit floats are computed in float32.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from . import blas, elementwise, engine, math, reductions
 
 
 class NativeTable(Table):
-    """Entries for f32 and f64 compiled through llvmlite; other dtypes have one possible answer, or are NumPy's."""
+    """Entries for f32 and f64 compiled through llvmlite; 16-bit floats use f32's, other dtypes have one possible answer."""
 
     name = "native"
 

@@ -80,7 +80,7 @@ def _draw(name: str, shape: int | Sequence[int], dtype: Any, key: Any) -> Tensor
 
 @on_tape
 def random_uniform(shape: int | Sequence[int], dtype: Any = None, key: Any = None) -> Tensor:
-    """Uniform draws on ``[0, 1)``, multiples of ``2**-24``."""
+    """Uniform draws on ``[0, 1)``, multiples of ``2**-24``, truncated in 16-bit floats."""
     return _draw("uniform", shape, dtype, key)
 
 

@@ -21,8 +21,9 @@ from tapeir.backends.eager.interpret import execute
 from tapeir.backends.native import narrow
 from tapeir.ir import OPS, GraphBuilder, Module, Op, Sample, TensorType, parse
 from tapeir.ir.op import Contract, Control, Elementwise, Reduce, Scatter
-from tapeir.ir.types import DTYPES, Array, DType, bf16, f16, f32, f64, i64, type_of, u64
+from tapeir.ir.types import DTYPES, Array, DType, bf16, f16, f32, f64, i16, i32, i64, type_of, u64
 from tapeir.passes import Provenance
+from tapeir.runtime.data import Dataset
 
 NARROW = (f16, bf16)
 narrow_dtypes = pytest.mark.parametrize("dtype", NARROW, ids=str)
@@ -52,10 +53,14 @@ def narrowed(op: Op, dtype: DType) -> list[Sample]:
     found: list[Sample] = []
     for sample in op.samples(np.random.default_rng(0)):
         floating = [a.dtype for a in sample.operands if a.dtype.kind == "f"]
-        attrs = {n: dtype if a is f32 else a for n, a in sample.attrs.items()}
+        words = {i32: i16} if op.name == "bitcast" else {}
+        attrs = {n: {f32: dtype, **words}.get(a, a) if isinstance(a, DType) else a for n, a in sample.attrs.items()}
         if all(d == np.float32 for d in floating) and (floating or attrs != sample.attrs):
-            arrays = tuple(a.astype(dtype.numpy) if a.dtype.kind == "f" else a for a in sample.operands)
-            found.append(Sample(arrays, attrs))
+            with np.errstate(all="ignore"):
+                arrays = [a.astype(dtype.numpy) if a.dtype.kind == "f" else a for a in sample.operands]
+            if op.name == "bitcast" and not floating:
+                arrays = [a.astype(np.int16) for a in arrays]
+            found.append(Sample(tuple(arrays), attrs))
     return found
 
 
@@ -354,3 +359,39 @@ def test_the_memory_of_widened_products_is_told() -> None:
     )
     program = compile_module(CompiledBackend(), module, "main", "cpu")
     assert int(program.memory) >= TensorType(f32, (64 * 32 + 32 * 48 + 64 * 48,)).nbytes
+
+
+def test_a_program_has_the_kernels_of_float32() -> None:
+    if kernels.table().name != "native":
+        pytest.skip("about native programs")
+    counts: dict[str, int] = {}
+    for dtype in (f32, *NARROW):
+        x, w = values(dtype, 32, 48), values(dtype, 48, 16, seed=1)
+        program: Any = tp.compile(with_gradients, backend="compiled").executable(x, w)
+        counts[str(dtype)] = len(program.kernels)
+    assert len(set(counts.values())) == 1, counts
+
+
+# Arrays of bfloat16, which NumPy itself does not count among floats
+
+
+def plus_one(x: Any) -> Any:
+    return x + (ops.ones((3,)) if x.dtype is not i64 else 1)
+
+
+def test_arrays_of_bfloat16_are_floats_to_every_door() -> None:
+    x, y = values(bf16, 8, 3), values(bf16, 8, 2)
+    half = ops.full((), 0.1)
+    assert half.dtype == np.float32
+    assert ops.mean(x).dtype == bf16.numpy
+    assert tp.compile(plus_one)(x).dtype == bf16.numpy
+    assert Dataset([x, y]).cast(f32).columns[0].dtype == np.float32
+    for backend in ("eager", "compiled"):
+        rt = tp.Runtime(nn.Linear(3, 2), dtype="float32", backend=backend)
+        wide = [a.astype(np.float32) for a in (x, y)]
+        assert float(rt.loss(x, y)) == float(rt.loss(*wide))
+        rt.load_state({"weight": values(bf16, 2, 3), "bias": values(bf16, 2)})
+        assert rt.params["weight"].dtype == np.float32
+    counts = tp.compile(plus_one).executable(np.arange(3))
+    with pytest.raises(TypeError, match="not an array of bfloat16"):
+        counts(x[:3, 0])
