@@ -60,6 +60,18 @@ def test_run(folder: Path) -> None:
     assert load_file(folder / "out.safetensors")["optimizer/step"] == 6
 
 
+@pytest.mark.parametrize(("dtype", "name"), [("float16", "f16"), ("bfloat16", "bf16")])
+def test_run_in_16_bits(folder: Path, dtype: str, name: str) -> None:
+    results: list[Any] = []
+    for backend in ("eager", "compiled"):
+        flags = ["--dtype", dtype, "--backend", backend, "--steps", 6, "--save", f"{backend}.safetensors"]
+        done = irc(folder, "run", "tiny.py", *flags)
+        assert done.code == 0, done.err
+        assert f", {name}, backend {backend}, " in done.out.splitlines()[0]
+        results.append((folder / f"{backend}.safetensors").read_bytes())
+    assert results[0] == results[1]
+
+
 def test_run_json(folder: Path) -> None:
     flags = [
         "--dtype",

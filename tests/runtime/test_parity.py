@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from outcomes import same_bits
 
 import tapeir as tp
 from tapeir.runtime.data import Loader
@@ -19,12 +20,7 @@ STEPS = 15
 
 def same(a: Any, b: Any) -> bool:
     """Equal shapes, dtypes and bytes; all NaNs count as one."""
-    a, b = np.asarray(a), np.asarray(b)
-    if (a.shape, a.dtype) != (b.shape, b.dtype):
-        return False
-    if a.dtype.kind == "f":
-        a, b = (np.where(np.isnan(x), np.array(np.nan, x.dtype), x) for x in (a, b))
-    return a.tobytes() == b.tobytes()
+    return same_bits(np.asarray(a), np.asarray(b))
 
 
 def assert_same_states(a: tp.Runtime, b: tp.Runtime) -> None:
@@ -61,6 +57,11 @@ def dtype(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(params=["float16", "bfloat16"])
+def narrow(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 def batches(file: ModelFile, count: int | None = None) -> Iterator[tuple[Any, ...]]:
     """The first batches of the example's training run."""
     data = file.data()
@@ -94,6 +95,19 @@ def test_training(file: ModelFile, dtype: str) -> None:
     assert loss == loss2
     assert list(grads) == list(grads2) == list(eager.params)
     assert not [n for n in grads if not same(grads[n], grads2[n])]
+
+
+def test_training_in_16_bits(file: ModelFile, narrow: str, table: str) -> None:
+    eager, compiled = (runtime(file, b, narrow) for b in ("eager", "compiled"))
+    assert_same_states(eager, compiled)
+    for n, batch in enumerate(batches(file, 5)):
+        losses = [rt.step(*batch) for rt in (eager, compiled)]
+        assert same(*losses), f"step {n + 1}: {losses}"
+    assert_same_states(eager, compiled)
+    batch = next(iter(batches(file)))
+    assert same(eager.predict(*batch[:-1]), compiled.predict(*batch[:-1]))
+    (_, grads), (_, grads2) = (rt.loss_and_grads(*batch) for rt in (eager, compiled))
+    assert all(same(grads[n], grads2[n]) for n in grads)
 
 
 def test_a_short_last_batch(file: ModelFile, dtype: str) -> None:

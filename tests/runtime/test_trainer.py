@@ -385,7 +385,7 @@ def irc(*arguments: Any, cwd: Path) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("dtype", ["float", "float32"])
+@pytest.mark.parametrize("dtype", ["float", "float32", "bfloat16"])
 def test_resume_across_processes_and_backends(dtype: str, tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(MODEL)
     whole = irc("--dtype", dtype, "--save", "whole.safetensors", cwd=tmp_path)
