@@ -26,6 +26,8 @@ R = TypeVar("R")
 C = TypeVar("C", bound=type)
 NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating)
 """What is a number: Python's and NumPy's scalars."""
+Number = float
+"""The annotation of a parameter that takes bools too."""
 FOREIGN: Any = object()
 """What a kind gives for an object that is not of it."""
 
@@ -87,6 +89,7 @@ PROMISES: dict[str, Promise] = {
     "Sequence[str]": Promise("a list of strings", functools.partial(_several, _of(str))),
     "Sequence[Any]": Promise("a list", _of(list, tuple, np.ndarray, Operators)),
     "Callable[..., Any]": Promise("a function", lambda x: x if callable(x) else FOREIGN),
+    "Init": Promise("an initialiser", lambda x: x if callable(x) else FOREIGN),
     "None": Promise("None", _of(type(None)), (type(None),)),
 }
 SHORT = {"Axis": "int | Sequence[int] | None", "Sizes": "int | Sequence[int]"}
@@ -123,7 +126,7 @@ class Signature:
     """The parameters of a function that promise a kind."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.title = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]
+        self.name = function.__name__
         self.kinds: list[tuple[int, str, Kind]] = []
         for position, p in enumerate(inspect.signature(function).parameters.values()):
             kind = kind_of(p.annotation) if isinstance(p.annotation, str) else None
@@ -137,10 +140,13 @@ class Signature:
             if position < len(args):
                 if type(args[position]) not in kind.exact:
                     given = given or list(args)
-                    given[position] = kind(f"{self.title}: {name}", args[position])
+                    given[position] = kind(f"{self._title(args)}: {name}", args[position])
             elif name in kwargs and type(kwargs[name]) not in kind.exact:
-                kwargs[name] = kind(f"{self.title}: {name}", kwargs[name])
+                kwargs[name] = kind(f"{self._title(args)}: {name}", kwargs[name])
         return args if given is None else tuple(given)
+
+    def _title(self, args: tuple[Any, ...]) -> str:
+        return type(args[0]).__name__ if self.name == "__init__" else self.name
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:

@@ -132,12 +132,6 @@ def broadcast(value: Value, shape: Shape) -> Value:
     return value if value.type.shape == shape else builder().broadcast_to(value, shape=shape)
 
 
-def need_fit(x: Any, dtype: DType) -> None:
-    """Raise ``DtypeError`` for a Python integer outside an integer dtype."""
-    if dtype.integer and not np.iinfo(dtype.numpy).min <= x <= np.iinfo(dtype.numpy).max:
-        raise DtypeError(f"{x} is outside {dtype}\n  remedy: cast the tensor to a wider dtype with ops.astype", here())
-
-
 def together(name: str, *operands: Any, dtype: DType | None = None, floating: bool = False) -> list[Value]:
     """Operands promoted to one dtype and broadcast to one shape; errors name the op ``name`` and the user's line."""
     typed = [None if is_number(x) else as_value(x) for x in operands]
@@ -151,12 +145,9 @@ def together(name: str, *operands: Any, dtype: DType | None = None, floating: bo
         shape = broadcast_shapes(*[v.type.shape for v in present])
     except IRError as error:
         raise blame(error, name, tuple(v.type for v in present), here()) from None
-    build = builder()
-    for x, v in zip(operands, typed, strict=True):
-        if v is None:
-            need_fit(x, dtype)
+    build, beside = builder(), [v.type for v in present]
     return [
-        build.splat(x, TensorType(dtype, shape)) if v is None else broadcast(cast(v, dtype), shape)
+        build.splat(x, TensorType(dtype, shape), name, beside) if v is None else broadcast(cast(v, dtype), shape)
         for x, v in zip(operands, typed, strict=True)
     ]
 

@@ -110,7 +110,7 @@ def vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[...,
         if len(cotangents) != len(outputs):
             raise ShapeError(f"{len(cotangents)} cotangents for {len(outputs)} results\n  rule: one each", here())
         given = [
-            builder().splat(c, y.type) if is_number(c) else as_value(c)
+            builder().splat(c, y.type, "the cotangent") if is_number(c) else as_value(c)
             for c, y in zip(cotangents, outputs, strict=True)
         ]
         for value, cotangent in zip(outputs, given, strict=True):

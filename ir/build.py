@@ -5,13 +5,15 @@ Frontend, derivative rules, decompositions and rewrites all record ops through i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .errors import DtypeError
 from .graph import Value
 from .literal import Literal
+from .record import blame, here
 from .types import DType, TensorType
 
 if TYPE_CHECKING:
@@ -35,9 +37,16 @@ class Builder:
 
         def __getattr__(self, name: str) -> Callable[..., Any]: ...
 
-    def splat(self, value: Any, type: TensorType) -> Value:
-        """A constant of the given type, every element ``value`` rounded to its dtype."""
-        return self.constant(value=Literal.splat(value, type))
+    def splat(self, value: Any, type: TensorType, op: str = "constant", operands: Sequence[TensorType] = ()) -> Value:
+        """A constant of the given type, every element ``value`` rounded to its dtype.
+
+        Raises ``DtypeError`` for a number that the dtype does not hold, with the user's line and the op that it is for.
+        """
+        try:
+            made = Literal.splat(value, type)
+        except DtypeError as error:
+            raise blame(error, op, tuple(operands), self.recorder.at or here()) from None
+        return self.constant(value=made)
 
     def literal(self, array: Any, dtype: DType | None = None) -> Value:
         """A constant with an array's elements."""
@@ -61,7 +70,10 @@ def install(op: Op) -> None:
                 if not values:
                     raise TypeError(f"{op.name}: none of its operands is a value, so numbers have no type")
                 last = values[-1]
-                operands = tuple([o if isinstance(o, Value) else self.splat(o, last.type) for o in operands])
+                types = [o.type for o in values]
+                operands = tuple(
+                    [o if isinstance(o, Value) else self.splat(o, last.type, op.name, types) for o in operands]
+                )
                 break
         results = self.recorder.bind(op, operands, op.attributes(attrs) if op.attrs else NO_ATTRS)
         return results[0] if op.results == 1 else results

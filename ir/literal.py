@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
+from .errors import DtypeError
+from .escape import shortened
 from .types import Array, DType, TensorType, bf16, f16, type_of
 
 
@@ -43,6 +47,52 @@ def _to_odd(array: Array) -> Array:
     return np.where(word & 1 == 0, moved, word).astype(np.uint32).view(np.float32)
 
 
+def misfit(value: Any, dtype: DType) -> str | None:
+    """Why a dtype does not hold a number, which would become another one; None where it does.
+
+    A float is rounded to a floating dtype, but a finite one may not become infinite.  An integer dtype holds whole numbers
+    of its range, and bool holds 0 and 1.
+    """
+    number = value.item() if isinstance(value, (np.ndarray, np.generic)) else value
+    finite = isinstance(number, int) or math.isfinite(number)
+    if dtype.floating:
+        return (
+            f"the largest number of {dtype} is {_largest(dtype):.5g}" if finite and _overflows(number, dtype) else None
+        )
+    if dtype.kind == "b":
+        return None if number in (0, 1) else "bool holds True and False"
+    if not dtype.integer:
+        return None
+    info = np.iinfo(dtype.numpy)
+    inside = finite and number == int(number) and info.min <= number <= info.max
+    return None if inside else f"{dtype} holds whole numbers from {info.min} to {info.max}"
+
+
+def _largest(dtype: DType) -> float:
+    return float(ml_dtypes.finfo(dtype.numpy).max)
+
+
+def _overflows(number: float, dtype: DType) -> bool:
+    if abs(number) <= _largest(dtype):
+        return False
+    try:
+        with np.errstate(over="ignore"):
+            return not np.isfinite(np.float64(number).astype(dtype.numpy))
+    except OverflowError:
+        return True
+
+
+def need_fit(value: Any, dtype: DType) -> None:
+    """Raise ``DtypeError`` for a number that a dtype does not hold; see ``misfit``."""
+    rule = misfit(value, dtype)
+    if rule is not None:
+        number = value.item() if isinstance(value, (np.ndarray, np.generic)) else value
+        raise DtypeError(
+            f"{shortened(repr(number), 60)} does not fit {dtype}\n  rule: {rule}\n"
+            "  remedy: a number of that range, or a tensor cast to a wider dtype with ops.astype"
+        )
+
+
 class Literal:
     """Typed constant elements.  ``data`` is 0-d for a splat, else has the type's shape; NaNs are canonical."""
 
@@ -55,7 +105,8 @@ class Literal:
 
     @classmethod
     def splat(cls, value: Any, type: TensorType) -> Literal:
-        """Every element ``value``, rounded once to the type's dtype."""
+        """Every element ``value``, rounded once to the type's dtype.  Raises ``DtypeError`` for one that it does not hold."""
+        need_fit(value, type.dtype)
         data = saturating_cast(np.asarray(value), type.dtype.numpy)
         with np.errstate(all="ignore"):
             if type.dtype.floating and np.isnan(data):

@@ -18,7 +18,7 @@ from lark.exceptions import VisitError
 from .errors import ParseError
 from .escape import shortened
 from .graph import PLACE_RULE, PLACES, ROLES, Function, Instruction, Location, Mark, Module, Place, Symbol, Value
-from .literal import Literal
+from .literal import Literal, misfit
 from .op import BITS, OPS, Attr, Op
 from .origin import Origin, Span
 from .print import SIDE, Text, attribute, side_name
@@ -341,13 +341,13 @@ def _element(token: Token, type: TensorType) -> Any:
         _fail(token, f"{text} is not a number")
     if dtype.floating:
         try:
-            return float(text)
+            value: float = float(text)
         except ValueError:
             _fail(token, f"{text} is not a number")
-    value = _integer(token)
-    info = np.iinfo(dtype.numpy)
-    if not info.min <= value <= info.max:
-        _fail(token, f"{text} is outside {dtype}")
+    else:
+        value = _integer(token)
+    if (rule := misfit(value, dtype)) is not None:
+        _fail(token, f"{text} is outside {dtype}; {rule}")
     return value
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ..ir import OPS, Builder, Function, GraphBuilder, Instruction, Value
 from ..ir.errors import VerifyError
-from ..ir.literal import Literal
+from ..ir.literal import Literal, misfit
 from ..ir.op import Source, View
 from .manager import Context
 
@@ -84,7 +84,8 @@ def _match(pattern: Any, value: Any, match: Match) -> bool:
         return isinstance(value, Value) and value.owner is not None and match_instruction(pattern, value.owner, match)
     if isinstance(value, Value):
         literal = splat_of(value)
-        return literal is not None and literal == Literal.splat(pattern, value.type)
+        held = literal is not None and misfit(pattern, value.type.dtype) is None
+        return held and literal == Literal.splat(pattern, value.type)
     return pattern == value
 
 

@@ -12,7 +12,9 @@ from ..backends.base import compile_module
 from ..backends.cuda import devices
 from ..backends.cuda.device import DeviceArray
 from ..frontend.convert import is_number, to_array, weak_kind
+from ..frontend.functional.apply import located_errors
 from ..frontend.transforms import trace
+from ..ir.literal import need_fit
 from ..ir.record import current_frame
 from ..ir.source import public
 from ..ir.types import TensorType, bool_, f32, f64, i64, type_of
@@ -39,6 +41,10 @@ class Compiled:
         given = [a if isinstance(a, TensorType) or is_number(a) else self._type(a) for a in arguments]
         floating = [t.dtype for t in given if isinstance(t, TensorType) and t.dtype.floating]
         weak = {"f": floating[0] if floating else f32, "i": i64, "b": bool_}
+        for number in given:
+            if not isinstance(number, TensorType):
+                with located_errors("an argument"):
+                    need_fit(number, weak[weak_kind(number)])
         types = tuple([t if isinstance(t, TensorType) else TensorType(weak[weak_kind(t)], ()) for t in given])
         found = self.artifacts.get(types)
         if found is None:

@@ -260,10 +260,10 @@ def function_of(setting: Setting, entry: str, mode: str, types: Sequence[TensorT
     """
     batch = [(t, None) for t in types]
     made = record(setting, entry, mode, batch, GraphBuilder(), grads=grads)
-    return checked(made, setting, entry, mode, types)
+    return recorded_alike(made, setting, entry, mode, types)
 
 
-def checked(made: Function, setting: Setting, entry: str, mode: str, types: Sequence[TensorType]) -> Function:
+def recorded_alike(made: Function, setting: Setting, entry: str, mode: str, types: Sequence[TensorType]) -> Function:
     """A recorded entry whose model gives the same ops when it is recorded again; else ``TraceError``."""
     forward, batch = "loss" if entry == "train_step" else entry, [(t, None) for t in types]
     name = f"{type(setting.declared.model).__name__}.forward"

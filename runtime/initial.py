@@ -18,8 +18,9 @@ from ..backends.eager.interpret import run
 from ..frontend.nn.module import Declared
 from ..frontend.tensor import Tensor
 from ..ir import Builder, Frame, Function, GraphBuilder, Module, TensorType, TraceError, Value, frame, philox
-from ..ir.errors import ArgumentValueError
+from ..ir.errors import ArgumentValueError, DtypeError
 from ..ir.graph import location
+from ..ir.literal import need_fit
 from ..ir.types import Array, DType, f32, f64, key
 from ..passes.fuse import form_of
 from ..passes.rewrite import splat_of
@@ -52,7 +53,7 @@ def first_state(setting: Setting, seed: Array) -> dict[str, Array]:
     for name, item in declared.items():
         if arrays[name].shape != item.shape:
             raise ArgumentValueError(f"the initialiser of {name} gave shape {arrays[name].shape}, not {item.shape}")
-        found[name] = arrays[name].astype(types[name].dtype.numpy, copy=False)
+        found[name] = _held(name, arrays[name], types[name].dtype)
     for name in setting.declared.parameters:
         graph = GraphBuilder()
         with frame(Frame(graph)):
@@ -72,6 +73,19 @@ def _refuse_draws(declared: Mapping[str, Declared]) -> None:
                 "  remedy: nn.init.Normal, or tp.ops.random_normal(shape, key=key) in an initialiser of your own",
                 location(*line, ""),
             )
+
+
+def _held(name: str, array: Array, dtype: DType) -> Array:
+    """What an initialiser gave, in the state's dtype.  Raises ``DtypeError`` for an element that an integer dtype does not hold."""
+    if not dtype.floating and array.dtype != dtype.numpy:
+        with np.errstate(invalid="ignore"):
+            changed = array[array.astype(dtype.numpy) != array]
+        for element in changed[:1]:
+            try:
+                need_fit(element, dtype)
+            except DtypeError as error:
+                raise DtypeError(f"the initialiser of {name}: {error.message}") from None
+    return array.astype(dtype.numpy, copy=False)
 
 
 def _traced(item: Any, seeded: Array, dtype: DType) -> Function | Array:

@@ -19,6 +19,7 @@ from ..backends.cuda.device import DeviceArray
 from ..backends.eager import Tape, host_or
 from ..backends.eager.interpret import HOST
 from ..backends.state import state_on
+from ..frontend.arguments import checked
 from ..frontend.convert import to_array
 from ..frontend.nn import Module
 from ..frontend.nn import objective as objective_of
@@ -38,7 +39,7 @@ from ..ir.errors import ArgumentTypeError, ArgumentValueError
 from ..ir.source import public, user_line
 from ..ir.types import Array, DType, dtype, holds_floats, key, type_of
 from . import checkpoint
-from .entries import STEP, Declarations, Setting, checked, function_of, record, state_types
+from .entries import STEP, Declarations, Setting, function_of, record, recorded_alike, state_types
 from .fixed import Fixed
 from .guard import Guards, is_finite, nonfinite_error
 from .initial import first_state
@@ -163,6 +164,7 @@ class Runtime(Fixed):
         "rt.configure(optimizer=..., objective=..., backend=..., numerics=..., guard=...); all else takes a new Runtime"
     )
 
+    @checked
     def __init__(
         self,
         model: Module,
@@ -337,7 +339,7 @@ class Runtime(Fixed):
         function = record(self.setting, name, mode, batch, tape, self._state.array, self._key, grads)
         if (entry, grads) not in self._checked and not tape.read_by:
             self._checked.add((entry, grads))
-            checked(function, self.setting, name, mode, [t for t, _ in batch])
+            recorded_alike(function, self.setting, name, mode, [t for t, _ in batch])
         self._assignments = ASSIGNMENTS[0]
         tape.layout = (function.name, list(zip(function.arguments, function.roles, strict=True)),
                        list(zip(function.results, function.marks, strict=True)), function.attrs)  # fmt: skip

@@ -27,7 +27,7 @@ LARGEST = 1 << 20
 STAGES = ("traced", "optimized", "fused", "planned")
 
 
-class Wrong(Exception):
+class WrongError(Exception):
     """What a text does that none may."""
 
 
@@ -44,7 +44,7 @@ def _same_text(module: Module, what: str) -> None:
     text = print_module(module, locations=True)
     again = parse(text).verify()
     if again != module or print_module(again, locations=True) != text:
-        raise Wrong(f"{what}: the text changes when it is parsed")
+        raise WrongError(f"{what}: the text changes when it is parsed")
 
 
 def _refused(do: Callable[[], Any]) -> bool:
@@ -72,7 +72,7 @@ def _run(module: Module, name: str, seed: int) -> None:
         if agree(*found):
             continue
         if not all(isinstance(x, IRError) for x in found) or _kind(found[0]) != _kind(found[1]):
-            raise Wrong(f"table {table.name}: compiled gives {found[1]!r}, not {found[0]!r}")
+            raise WrongError(f"table {table.name}: compiled gives {found[1]!r}, not {found[0]!r}")
 
 
 def check(text: str, seed: int) -> str:

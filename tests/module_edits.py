@@ -15,7 +15,21 @@ from tapeir.ir.op import Control
 from tapeir.ir.types import DType
 
 SIZES = (0, 1, 2, 3, 4, 5, 16, 17, 31)
-NUMBERS = (*SIZES, -1, -2, 127, 255, (1 << 31) - 1, 1 << 31, 1 << 32, (1 << 62) + 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, -(1 << 63))
+NUMBERS = (
+    *SIZES,
+    -1,
+    -2,
+    127,
+    255,
+    (1 << 31) - 1,
+    1 << 31,
+    1 << 32,
+    (1 << 62) + 1,
+    (1 << 63) - 1,
+    1 << 63,
+    (1 << 64) - 1,
+    -(1 << 63),
+)
 REALS = (0.0, -0.0, 1e-300, 1e300, float("inf"), float("nan"), -1.0, 0.5)
 NAMES = (
     "\0", "\ud800", "a\0b", "\U0001f600", "", "0", "in0", "out0", "arena", "optimizer/param/w", "optimizer/step", "optimizer//w", "../x",

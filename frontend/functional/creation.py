@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ...ir import types
+from ...ir.errors import ArgumentValueError
+from ...ir.literal import need_fit
 from ...ir.op import need_kind
 from ...ir.ops.nn import is_class
 from ...ir.record import draw_key
 from ...ir.types import TensorType, i64
-from ..convert import as_value, builder, cast, float_dtype, need_fit, on_tape, promoted, weak_kind
+from ..arguments import Number
+from ..convert import as_value, builder, cast, float_dtype, on_tape, promoted, weak_kind
 from ..tensor import Tensor
 from .apply import as_shape, located_errors
 
 
 @on_tape
-def full(shape: int | Sequence[int], fill_value: float, dtype: Any = None) -> Tensor:
-    """A tensor whose elements are all ``fill_value``."""
+def full(shape: int | Sequence[int], fill_value: Number, dtype: Any = None) -> Tensor:
+    """A tensor whose elements are all ``fill_value``; a number that the dtype does not hold is an error."""
     kind = types.dtype(dtype) if dtype is not None else promoted([], weak_kind(fill_value))
-    need_fit(fill_value, kind)
-    return Tensor(builder().splat(fill_value, TensorType(kind, as_shape(shape))))
+    return Tensor(builder().splat(fill_value, TensorType(kind, as_shape(shape)), "full"))
 
 
 @on_tape
@@ -53,8 +56,15 @@ def ones_like(x: Any) -> Tensor:
 def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
     """``start, start + step, ...`` below ``stop``; i64 for integers, else the runtime's floating dtype."""
     begin, end = (0, start) if stop is None else (start, stop)
+    if not (math.isfinite(begin) and math.isfinite(end) and math.isfinite(step) and step):
+        raise ArgumentValueError(
+            f"arange from {begin} to {end} by {step}\n  rule: they are finite, and the step is not 0"
+        )
     numbers = np.arange(begin, end, step)
-    kind = types.dtype(dtype) if dtype is not None else (i64 if numbers.dtype.kind == "i" else float_dtype())
+    kind = types.dtype(dtype) if dtype is not None else (i64 if numbers.dtype.kind in "iu" else float_dtype())
+    with located_errors("arange"):
+        for number in (*numbers[:1], *numbers[-1:], *(numbers[numbers % 1 != 0][:1] if kind.integer else ())):
+            need_fit(number, kind)
     if (begin, step) == (0, 1):
         return Tensor(builder().iota(dtype=kind, shape=numbers.shape, axis=0))
     return Tensor(builder().literal(numbers, kind))

@@ -139,9 +139,9 @@ def where(condition: Any, x: Any, y: Any) -> Tensor:
     with located_errors("where", test, *present):
         dtype = promoted([v.type.dtype for v in present], weak)
         shape = broadcast_shapes(test.type.shape, *[v.type.shape for v in present])
-    build = builder()
+    build, beside = builder(), [test.type, *[v.type for v in present]]
     first, second = (
-        build.splat(given, TensorType(dtype, shape)) if v is None else broadcast(cast(v, dtype), shape)
+        build.splat(given, TensorType(dtype, shape), "where", beside) if v is None else broadcast(cast(v, dtype), shape)
         for given, v in ((x, a), (y, b))
     )
     return Tensor(build.where(broadcast(test, shape), first, second))

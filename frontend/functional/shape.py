@@ -11,6 +11,7 @@ import numpy as np
 
 from ...ir.errors import ShapeError
 from ...ir.types import bool_, normalize_axes, normalize_axis
+from ..arguments import Number
 from ..convert import as_value, broadcast, builder, cast, on_tape, promoted
 from ..tensor import Tensor
 from .apply import Axis, located_errors
@@ -132,7 +133,7 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
 
 
 @on_tape
-def pad(x: Any, pad_width: int | Sequence[Any], constant_values: float = 0) -> Tensor:
+def pad(x: Any, pad_width: int | Sequence[Any], constant_values: Number = 0) -> Tensor:
     """NumPy's pad with a constant: ``pad_width`` is one number, ``(before, after)`` or such a pair per axis."""
     value = as_value(x)
     rank = value.type.rank
@@ -142,5 +143,6 @@ def pad(x: Any, pad_width: int | Sequence[Any], constant_values: float = 0) -> T
     padded = build.pad(value, low=low, high=high, interior=interior)
     if constant_values == 0:
         return Tensor(padded)
+    filling = build.splat(constant_values, padded.type, "pad", [value.type])
     inside = build.pad(build.splat(True, value.type.with_dtype(bool_)), low=low, high=high, interior=interior)
-    return Tensor(build.where(inside, padded, build.splat(constant_values, padded.type)))
+    return Tensor(build.where(inside, padded, filling))

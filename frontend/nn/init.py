@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ...ir.errors import ArgumentValueError
 from ...ir.types import Shape, f64
 from .. import functional as ops
-from ..arguments import checked_fields
+from ..arguments import Number, checked_fields
 
 __all__ = ["Constant", "KaimingNormal", "KaimingUniform", "Normal", "Uniform", "XavierNormal", "XavierUniform", "fans"]
 
@@ -25,12 +27,14 @@ def fans(shape: Shape) -> tuple[int, int]:
 @checked_fields
 @dataclass(frozen=True)
 class Constant:
-    """Every element ``value``."""
+    """Every element ``value``; an integer stays exact."""
 
-    value: float = 0.0
+    value: Number = 0.0
 
     def __call__(self, key: Any, shape: Shape) -> Any:
-        return ops.full(shape, self.value, f64)
+        if isinstance(self.value, (float, np.floating)):
+            return ops.full(shape, self.value, f64)
+        return np.broadcast_to(np.asarray(self.value), shape)
 
 
 @checked_fields

@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 
 from ...ir import types
 from ...ir.errors import ShapeError, TraceError
+from ...ir.literal import need_fit
 from ...ir.record import current_frame, here
 from ...ir.source import user_line
 from ...ir.types import DType, Shape
-from ..arguments import checked
+from ..arguments import Number, checked
 from ..convert import as_value, builder, cast
+from ..functional.apply import located_errors
 from ..tensor import Operators
 from . import init as initialisers
 
@@ -30,10 +32,13 @@ class Declared(Operators):
     """Base of parameters and buffers: a shape, an optional fixed dtype and an initialiser ``init(key, shape)``."""
 
     @checked
-    def __init__(self, shape: int | tuple[int, ...], init: Init | float = 0.0, dtype: Any = None) -> None:
+    def __init__(self, shape: int | tuple[int, ...], init: Init | Number = 0.0, dtype: Any = None) -> None:
         self.shape: Shape = types.static_shape(shape if isinstance(shape, Iterable) else (shape,))
-        self.init: Init = init if callable(init) else initialisers.Constant(float(init))
         self.fixed: DType | None = None if dtype is None else types.dtype(dtype)
+        if not callable(init) and self.fixed is not None:
+            with located_errors(f"the initial value of a {type(self).__name__}"):
+                need_fit(init, self.fixed)
+        self.init: Init = init if callable(init) else initialisers.Constant(init)
 
     @property
     def ndim(self) -> int:
@@ -47,7 +52,7 @@ class Parameter(Declared):
     """A trained tensor.  It has the runtime's dtype."""
 
     @checked
-    def __init__(self, shape: int | tuple[int, ...], init: Init | float = 0.0) -> None:
+    def __init__(self, shape: int | tuple[int, ...], init: Init | Number = 0.0) -> None:
         super().__init__(shape, init)
 
 

@@ -31,6 +31,8 @@ TEXTS = int(os.environ.get("TAPEIR_FUZZ", "24"))
 BATCH = 50
 SECONDS = 900
 """A batch takes a few seconds; on a busy machine more."""
+
+
 @cache
 def corpus() -> list[str]:
     """The texts of the passes' cases and of what random programs found."""
