@@ -11,7 +11,7 @@ import numpy as np
 
 from ..ir import types
 from ..ir.build import Builder
-from ..ir.errors import ArgumentTypeError, DtypeError, IRError, TraceError
+from ..ir.errors import ArgumentTypeError, ArgumentValueError, DtypeError, IRError, TraceError
 from ..ir.graph import Value
 from ..ir.record import Frame, blame, current_frame, default_recorder, frame, here
 from ..ir.source import public, wraps
@@ -53,7 +53,10 @@ def to_array(x: Any) -> Array:
     """A NumPy array of anything array-like, shared by DLPack where it speaks that."""
     if isinstance(x, np.ndarray):
         return typed(Array, x)
-    return typed(Array, np.from_dlpack(x) if _on_the_host(x) else np.asarray(x))
+    try:
+        return typed(Array, np.from_dlpack(x) if _on_the_host(x) else np.asarray(x))
+    except ValueError:
+        raise ArgumentValueError("a list with rows of different lengths is no array") from None
 
 
 def as_value(x: Any) -> Value:
@@ -76,7 +79,7 @@ def as_value(x: Any) -> Value:
         kind = bool_ if isinstance(x, (bool, np.bool_)) else i64 if isinstance(x, (int, np.integer)) else float_dtype()
         return builder().splat(x, TensorType(kind, ()))
     if isinstance(x, (np.ndarray, list, tuple)) or hasattr(x, "__dlpack__"):
-        if isinstance(x, (list, tuple)) and _has_tensors(typed(Any, x)):
+        if isinstance(x, (list, tuple)) and has_tensors(typed(Any, x)):
             from .functional import stack
 
             return stack(typed(Any, x)).value
@@ -152,10 +155,9 @@ def together(name: str, *operands: Any, dtype: DType | None = None, floating: bo
     ]
 
 
-def _has_tensors(items: Sequence[Any]) -> bool:
-    return any(
-        isinstance(x, Operators) or (isinstance(x, (list, tuple)) and _has_tensors(typed(Any, x))) for x in items
-    )
+def has_tensors(items: Sequence[Any]) -> bool:
+    """Whether a tensor, parameter or buffer is somewhere in nested lists and tuples."""
+    return any(isinstance(x, Operators) or (isinstance(x, (list, tuple)) and has_tensors(typed(Any, x))) for x in items)
 
 
 def _mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:

@@ -14,7 +14,6 @@ from ..convert import as_value, broadcast, builder, cast, on_tape, promoted
 from ..tensor import Tensor
 from .apply import as_shape, floating, located_errors, unary
 from .arithmetic import add, multiply, rsqrt, subtract
-from .indexing import take
 from .reduction import mean
 from .shape import reshape
 
@@ -174,8 +173,12 @@ def batch_norm(
 
 @on_tape
 def embedding(x: Any, weight: Any) -> Tensor:
-    """Rows of ``weight`` at integer indices; an index out of range raises IndexError."""
-    return take(weight, x, axis=0)
+    """Rows of ``weight`` at integer indices; one out of range raises IndexError, and so does a negative one."""
+    rows, at = as_value(weight), as_value(x)
+    with located_errors("embedding", rows, at):
+        if not rows.type.rank:
+            raise ShapeError("embedding\n  rule: the weight has rows")
+    return Tensor(builder().take(rows, at, axis=0))
 
 
 @on_tape

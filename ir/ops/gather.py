@@ -12,9 +12,9 @@ import numpy as np
 
 from ..errors import OutOfRangeError, ShapeError
 from ..graph import Value
-from ..op import Attr, Check, Gather, IndexWalk, Random, Sample, Scatter, need_kind
+from ..op import Absent, Attr, Check, Elementwise, Gather, IndexWalk, Random, Sample, Scatter, need_kind
 from ..scalar import Scalar, ScalarBuilder
-from ..types import Array, TensorType, u64
+from ..types import Array, TensorType, i64, u64
 
 Rules = tuple[Callable[[], Value] | None, ...]
 
@@ -97,6 +97,55 @@ class Take(Gather):
                     (random.uniform(-2, 2, shape), np.asarray(random.integers(0, shape[axis], index)).astype(d)),
                     {"axis": axis},
                 )
+
+
+def _wrapped_inside(s: ScalarBuilder, index: Scalar, types: tuple[TensorType, ...], attrs: Mapping[str, Any]) -> Scalar:
+    """Whether ``-size <= index < size``, of an unsigned index ``index < size``."""
+    size = int(attrs["size"])
+    if types[0].dtype.kind == "u":
+        return s.compare("lt", s.convert(index, u64), s.constant(size, u64))
+    wide = s.convert(index, i64)
+    return s.bit_and(s.compare("ge", wide, s.constant(-size, i64)), s.compare("lt", wide, s.constant(size, i64)))
+
+
+def _wrapped_message(bad: Any, types: tuple[TensorType, ...], attrs: Mapping[str, Any]) -> str:
+    size = int(attrs["size"])
+    return f"index {bad} is out of range for an axis of size {size}\n  rule: {-size} <= index < {size}"
+
+
+class WrapIndex(Elementwise):
+    """``y`` is ``x`` where it is not negative, else ``x + size``: positions on an axis of ``size``, i64; one outside it raises."""
+
+    name = "wrap_index"
+    arity = 1
+    accepts = "iu"
+    rounding = "correct"
+    attrs = {"size": Attr("int")}
+    check = Check(0, _wrapped_inside, OutOfRangeError, _wrapped_message)
+
+    def infer(self, *types: TensorType, **attrs: Any) -> TensorType:
+        need_kind("wrap_index", types[0], self.accepts)
+        if attrs["size"] < 0:
+            raise ShapeError(f"wrap_index on an axis of size {attrs['size']}\n  rule: a size is not negative")
+        return types[0].with_dtype(i64)
+
+    def eval(self, xp: Any, x: Array, *, size: int) -> Array:
+        at = x.astype(np.int64)
+        return xp.where(at < 0, at + size, at)
+
+    def scalar(self, s: ScalarBuilder, x: Scalar, *, size: int) -> Scalar:
+        at = s.convert(x, i64)
+        return s.select(s.compare("lt", at, s.constant(0, i64)), s.add(at, s.constant(size, i64)), at)
+
+    vjp = Absent("the result is an index")
+    jvp = Absent("the result is an index")
+
+    def samples(self, random: Random) -> Iterable[Sample]:
+        for d in (np.int64, np.int8, np.int32, np.uint8, np.uint64):
+            low = 0 if np.dtype(d).kind == "u" else -100
+            for shape in ((5,), (2, 3), (), (0,)):
+                yield Sample((np.asarray(random.integers(low, 100, shape)).astype(d),), {"size": 100}, False)
+        yield Sample((np.array([-128, 127], np.int8),), {"size": 300}, False)
 
 
 class ScatterAdd(Scatter):
