@@ -25,6 +25,7 @@ from ..ir import types
 from ..ir.types import Array, DType
 from ..passes.loops import grouped
 from .cores import wanted_threads
+from .sums import BLOCK, add_columns
 
 Call = Callable[..., Any]
 
@@ -249,7 +250,13 @@ def primitive(name: str, operand: DType, result: DType) -> Kernel:
 
 
 def _sum(x: Array, out: Any) -> None:
-    np.add.reduce(x, 1, out.dtype, out)
+    outer, n, inner = x.shape
+    if (
+        n <= BLOCK or x.dtype.kind in "iub" or (inner == 1 and x.dtype.kind == "f")
+    ):  # of rows of floats NumPy adds pairs itself
+        np.add.reduce(x, 1, out.dtype, out)
+    elif outer and inner:
+        add_columns(x, out)
 
 
 def _max(x: Array, out: Any) -> None:

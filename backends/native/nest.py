@@ -4,9 +4,8 @@
 ``arguments`` points to the addresses of the kernel's operands, then of its results.  Units are independent, so how they are dealt to
 threads cannot change a bit.
 
-Sums have one order whatever computes them.  Along a row: 16 lanes, lane ``j`` adding ``x[j], x[16 + j], ...`` from ``-0.0``, folded
-16-8-4-2-1; over 16384 elements, each run of 16384 by that rule, and the runs' sums by that rule again.  Down a column: rows in order in
-blocks of 256, the blocks' sums in order.
+Sums have one order whatever computes them.  A column is added up as ``backends/sums.py`` says.  So is each of a row's 16 lanes, lane
+``j`` having ``x[j], x[16 + j], ...``; then the lanes are folded 16-8-4-2-1.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ from collections.abc import Callable, Collection, Sequence
 from ...ir import Value
 from ...ir.scalar import Scalar
 from ...passes.loops import OUTER, REDUCED, Nest
+from ..sums import BLOCK
 from .nest_memory import LANES, STREAMED, Section, Spot
 from .nest_reductions import ReductionWriter, Running
 
-ROW_RUN = 16384
-COLUMN_RUN = 256
 FAST_VECTORS = 4
 UNROLLED = 4
 """Rows of up to this many vectors are written out, their values kept in registers."""
@@ -40,7 +38,7 @@ class NestWriter(ReductionWriter):
         self._write()
         if STREAMED in self.declarations:
             self.entry.lines.append("  fence seq_cst")
-        body = "\n".join(self.entry.lines)
+        body = "\n".join([*self.allocated, *self.entry.lines])
         if fast:
             body = re.sub(r" = (fadd|fsub|fmul) ", r" = \1 contract ", body)
         self.text = f"define void @{name}(ptr %arguments, i64 %begin, i64 %end) {{\nentry:\n{body}\n  ret void\n}}"
@@ -183,79 +181,43 @@ class NestWriter(ReductionWriter):
                 self._run_through(count, running, one)
             running = self._together(running)
             for r in running:
-                if count <= ROW_RUN or r.total is None or self.fast:
-                    self._finished(r, self.fold(r.reduction, r.lanes.now, self.here))
-                else:
-                    self._finished(r, self.fold(r.reduction, r.total.now, self.here))
+                self._finished(r, self.fold(r.reduction, r.lanes.now, self.here))
         self._store_all(
             [(r, k) for k, r in enumerate(nest.function.results) if nest.accesses[k] != nest.full()], Spot()
         )
 
     def _run_through(self, count: int, running: list[Running], one: Callable[[str, int, str | None], None]) -> None:
-        """All vectors of a row in loops; sums of long rows in runs."""
+        """All vectors of a row in loops, ``FAST_VECTORS`` side by side in fast numerics; sums in blocks."""
         carried = [c for r in running for c in (r.lanes, r.nan) if c is not None]
-        if self.fast:
-            group = LANES * FAST_VECTORS
-            whole = count - count % group
-
-            def body(index: str) -> None:
-                self._clear_loop()
-                for v in range(FAST_VECTORS):
-                    one(self.int(self.here, "add", index, str(v * LANES)), v, None)
-
-            if whole:
-                self.loop("0", str(whole), carried, body, group)
-            self._clear_loop()
-            for start in range(whole, count, LANES):
-                left = count - start
-                one(str(start), (start - whole) // LANES, None if left >= LANES else self._tail_mask(left))
-            return
+        side_by_side = FAST_VECTORS if self.fast else 1
+        step = side_by_side * LANES
 
         def vectors(begin: str, end: str) -> None:
             def body(index: str) -> None:
                 self._clear_loop()
-                one(index, 0, None)
+                for v in range(side_by_side):
+                    one(self.int(self.here, "add", index, str(v * LANES)) if v else index, v, None)
 
-            self.loop(begin, end, carried, body, LANES)
+            self.loop(begin, end, carried, body, step)
 
-        def rest_of(start: str, size: int) -> None:
-            whole = size - size % LANES
+        def block(number: str) -> None:
+            begin = self.int(self.here, "mul", number, str(BLOCK * step))
+            vectors(begin, self.int(self.here, "add", begin, str(BLOCK * step)))
+
+        def rest(number: str) -> None:
+            begin = int(number) * BLOCK * step
+            whole = (count - begin) // step * step
             if whole:
-                vectors(start, self.int(self.here, "add", start, str(whole)))
-            if size % LANES:
-                self._clear_loop()
-                one(self.int(self.here, "add", start, str(whole)), 0, self._tail_mask(size % LANES))
+                vectors(str(begin), str(begin + whole))
+            self._clear_loop()
+            for v, start in enumerate(range(begin + whole, count, LANES)):
+                left = count - start
+                one(str(start), v, None if left >= LANES else self._tail_mask(left))
 
-        if count <= ROW_RUN:
-            rest_of("0", count)
-            return
-        sums = [r for r in running if r.total is not None]
-
-        def run(number: str, size: int) -> None:
-            for r in sums:
-                r.lanes.now = self._identity(r.reduction)
-            rest_of(self.int(self.here, "mul", number, str(ROW_RUN)), size)
-            for r in sums:
-                self._add_run(r, number)
-
-        outer = [
-            c for r in running for c in ((r.nan, r.lanes) if r.total is None else (r.nan, r.total)) if c is not None
-        ]
-        self.loop("0", str(count // ROW_RUN), outer, lambda n: run(n, ROW_RUN))
-        if count % ROW_RUN:
-            run(str(count // ROW_RUN), count % ROW_RUN)
-
-    def _add_run(self, r: Running, number: str) -> None:
-        """The sum of a run into the lane that its number chooses."""
-        assert r.total is not None
-        one, here = self.entry.builder(1).type_of(r.reduction.result.type.dtype), self.here
-        part = self.fold(r.reduction, r.lanes.now, here)
-        lane = self.int(here, "urem", number, str(LANES))
-        before, name = self.fresh("r"), self.fresh("r")
-        here.lines.append(f"  {before} = extractelement {r.total.type} {r.total.now}, i64 {lane}")
-        after = self._combine(r.reduction, before, part, here, one)
-        here.lines.append(f"  {name} = insertelement {r.total.type} {r.total.now}, {one} {after}, i64 {lane}")
-        r.total.now = name
+        if any(r.in_blocks for r in running):
+            self.in_blocks(running, count // (BLOCK * step), block, rest if count % (BLOCK * step) else None)
+        else:
+            rest("0")
 
     def _column(self) -> None:
         nest = self.nest
@@ -335,29 +297,21 @@ class NestWriter(ReductionWriter):
 
             self.loop(begin, end, [c for r in running for c in (r.lanes, r.nan) if c is not None], body)
 
-        def run(number: str, size: int) -> None:
-            for r in running:
-                if r.total is not None:
-                    r.lanes.now = self._identity(r.reduction)
-            begin = self.int(self.here, "mul", number, str(COLUMN_RUN))
-            rows(begin, self.int(self.here, "add", begin, str(size)))
-            for r in running:
-                if r.total is not None:
-                    r.total.now = self._combine(r.reduction, r.total.now, r.lanes.now, self.here, r.total.type)
+        def block(number: str) -> None:
+            begin = self.int(self.here, "mul", number, str(BLOCK))
+            rows(begin, self.int(self.here, "add", begin, str(BLOCK)))
 
-        if count <= COLUMN_RUN:
+        if not any(r.in_blocks for r in running):
             rows("0", str(count))
-            for r in running:
-                self._finished(r, r.lanes.now)
-            return
-        carried = [
-            c for r in running for c in ((r.nan, r.lanes) if r.total is None else (r.nan, r.total)) if c is not None
-        ]
-        self.loop("0", str(count // COLUMN_RUN), carried, lambda n: run(n, COLUMN_RUN))
-        if count % COLUMN_RUN:
-            run(str(count // COLUMN_RUN), count % COLUMN_RUN)
+        else:
+            self.in_blocks(
+                running,
+                count // BLOCK,
+                block,
+                (lambda n: rows(str(int(n) * BLOCK), str(count))) if count % BLOCK else None,
+            )
         for r in running:
-            self._finished(r, (r.total or r.lanes).now)
+            self._finished(r, r.lanes.now)
 
     # Units
 

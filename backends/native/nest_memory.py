@@ -149,6 +149,8 @@ class MemoryWriter:
         self.nest, self.fast, self.streamed = nest, fast, streamed
         self.declarations: set[str] = set()
         self.functions: dict[str, str] = {}
+        self.allocated: list[str] = []
+        """Memory that the kernel needs, as instructions for its beginning."""
         self._count = 0
         self.memo: dict[str, dict[object, Scalar]] = {"entry": {}, "row": {}, "loop": {}}
         self.pointers: dict[object, str] = {}

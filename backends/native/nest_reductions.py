@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ...ir import Instruction
@@ -10,6 +10,7 @@ from ...ir.op import Reduce
 from ...ir.scalar import Scalar
 from ...ir.types import f32
 from ...passes.loops import rules
+from ..sums import waiting
 from . import narrow
 from .nest_memory import LANES, Carry, Section, Spot
 from .nest_values import ValueWriter
@@ -22,8 +23,12 @@ class Running:
     reduction: Instruction
     lanes: Carry
     nan: Carry | None = None
-    total: Carry | None = None
     spot: Spot = field(default_factory=Spot)
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether it is a sum whose order counts."""
+        return rules(self.reduction).combine == "sum" and self.reduction.result.type.dtype.floating
 
 
 class ReductionWriter(ValueWriter):
@@ -41,8 +46,6 @@ class ReductionWriter(ValueWriter):
                 r = Running(i, Carry(kind, first), spot=spot)
                 if _finds_extremum(i) and dtype.floating:
                     r.nan = Carry(f"<{LANES} x i1>", "zeroinitializer")
-                if rules(i).combine == "sum":
-                    r.total = Carry(kind, first)
                 running.append(r)
         return running
 
@@ -89,6 +92,86 @@ class ReductionWriter(ValueWriter):
             flag = self._both(flag, keep, here) or flag
             here.lines.append(f"  {name} = or <{LANES} x i1> {r.nan.now}, {flag}")
             r.nan.now = name
+
+    def in_blocks(
+        self, running: Sequence[Running], whole: int, block: Callable[[str], None], rest: Callable[[str], None] | None
+    ) -> None:
+        """``block(number)`` for so many whole blocks, then ``rest`` for what is left; sums are added up as ``backends/sums.py`` says."""
+        sums, count = [r for r in running if r.in_blocks], whole + (rest is not None)
+        going_on = [c for r in running for c in ((r.nan,) if r.in_blocks else (r.nan, r.lanes)) if c is not None]
+        if count == 1:
+            (rest or block)("0")
+            return
+        stacks = [self._stack(r.lanes.type, count.bit_length()) for r in sums]
+
+        def one(number: str, body: Callable[[str], None]) -> None:
+            for r in sums:
+                r.lanes.now = self._identity(r.reduction)
+            body(number)
+            self._push(sums, stacks, number)
+
+        self.loop("0", str(whole), going_on, lambda n: one(n, block))
+        if rest is not None:
+            one(str(whole), rest)
+        for r, stack in zip(sums, stacks, strict=True):
+            lowest, *others = waiting(count)
+            r.lanes.now = self._waiting(r, stack, str(lowest))
+            for level in others:
+                r.lanes.now = self._combine(
+                    r.reduction, self._waiting(r, stack, str(level)), r.lanes.now, self.here, r.lanes.type
+                )
+
+    def _stack(self, kind: str, levels: int) -> str:
+        """Memory for the sums that wait."""
+        name = self.fresh("stack")
+        self.allocated.append(f"  {name} = alloca [{levels} x {kind}], align 64")
+        return name
+
+    def _at(self, r: Running, stack: str, level: str) -> str:
+        name = self.fresh("p")
+        self.here.lines.append(f"  {name} = getelementptr {r.lanes.type}, ptr {stack}, i64 {level}")
+        return name
+
+    def _waiting(self, r: Running, stack: str, level: str) -> str:
+        at, name = self._at(r, stack, level), self.fresh("s")
+        self.here.lines.append(f"  {name} = load {r.lanes.type}, ptr {at}, align 64")
+        return name
+
+    def _push(self, sums: Sequence[Running], stacks: Sequence[str], number: str) -> None:
+        """A block's sums take in what waits for them, and wait."""
+        if not sums:
+            return
+        parent, label = self.here, self.fresh("push")[1:]
+        bits, level, odd = self.fresh("m"), self.fresh("m"), self.fresh("m")
+        bits_after, level_after = self.fresh("m"), self.fresh("m")
+        now = [self.fresh("s") for _ in sums]
+        up = self.here = Section(self, f"{label}.up")
+        merged = [
+            self._combine(r.reduction, self._waiting(r, stack, level), x, up, r.lanes.type)
+            for r, stack, x in zip(sums, stacks, now, strict=True)
+        ]
+        self.here = parent
+        came = f"%{parent.label}"
+        parent.lines += [
+            f"  br label %{label}",
+            f"{label}:",
+            f"  {bits} = phi i64 [ {number}, {came} ], [ {bits_after}, %{label}.up ]",
+            f"  {level} = phi i64 [ 0, {came} ], [ {level_after}, %{label}.up ]",
+            *(
+                f"  {x} = phi {r.lanes.type} [ {r.lanes.now}, {came} ], [ {y}, %{label}.up ]"
+                for r, x, y in zip(sums, now, merged, strict=True)
+            ),
+            f"  {odd} = trunc i64 {bits} to i1",
+            f"  br i1 {odd}, label %{label}.up, label %{label}.done",
+            *(f"{label}.up:", *up.lines),
+            f"  {bits_after} = lshr i64 {bits}, 1",
+            f"  {level_after} = add i64 {level}, 1",
+            f"  br label %{label}",
+            f"{label}.done:",
+        ]
+        parent.label = f"{label}.done"
+        for r, stack, x in zip(sums, stacks, now, strict=True):
+            parent.lines.append(f"  store {r.lanes.type} {x}, ptr {self._at(r, stack, level)}, align 64")
 
     def fold(self, i: Instruction, lanes: str, section: Section) -> str:
         """16 lanes to one: lane ``j`` with ``j + h`` for ``h`` = 8, 4, 2, 1."""

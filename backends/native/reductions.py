@@ -12,10 +12,12 @@ from functools import cache
 from string import Template
 
 from ...ir.types import Array, DType, f32
+from ..sums import BLOCK
 from . import engine
-from .nest import COLUMN_RUN, ROW_RUN
 from .nest_memory import LANES
 
+LEVELS = 64
+"""How many sums of blocks may wait: one for each power of two of an i64."""
 # A sum carries no flag; an extremum takes the second of two equal elements, and remembers whether it met a NaN.
 _PARTS = {
     "sum": ("  $r = fadd $kind $a, $b", ""),
@@ -59,23 +61,74 @@ class _Text:
     def nan(self) -> bool:
         return self.combine != "sum"
 
+    def first_of(self, width: int) -> str:
+        """The identity in every lane."""
+        return self.first if width == 1 else f"splat ({self.one} {self.first})"
+
+    def stack(self, kind: str) -> str:
+        """Memory for the sums of blocks that wait."""
+        return "" if self.nan else f"  %stack = alloca [{LEVELS} x {kind}], align 64"
+
+    def push(self, kind: str, width: int, number: str, block: str, x: str, then: str) -> str:
+        """The sum ``x`` of a block, known at the end of ``block``, takes in what waits for it, and waits; go on at ``then``."""
+        if self.nan:
+            return f"  br label %{then}"
+        return f"""  br label %push
+push:
+  %bits = phi i64 [ {number}, %{block} ], [ %bits.next, %up ]
+  %level = phi i64 [ 0, %{block} ], [ %level.next, %up ]
+  %sum = phi {kind} [ {x}, %{block} ], [ %sum.next, %up ]
+  %place = getelementptr {kind}, ptr %stack, i64 %level
+  %odd = trunc i64 %bits to i1
+  br i1 %odd, label %up, label %waits
+up:
+  %waiting = load {kind}, ptr %place, align {self.size}
+{self.combined("%sum.next", "%waiting", "%sum", width)}
+  %bits.next = lshr i64 %bits, 1
+  %level.next = add i64 %level, 1
+  br label %push
+waits:
+  store {kind} %sum, ptr %place, align {self.size}
+  br label %{then}"""
+
+    def collect(self, kind: str, width: int, number: str, block: str, x: str, then: str) -> str:
+        """What waits after so many blocks, as ``%total``; ``x`` is the extremum, which waits for nothing."""
+        if self.nan:
+            return f"  br label %{then}\n{then}:\n  %total = phi {kind} [ {x}, %{block} ]"
+        return f"""  br label %gather
+gather:
+  %left = phi i64 [ {number}, %{block} ], [ %left.next, %gathered ]
+  %from.level = phi i64 [ 0, %{block} ], [ %from.level.next, %gathered ]
+  %so.far = phi {kind} [ {self.first_of(width)}, %{block} ], [ %so.far.next, %gathered ]
+  %is.there = trunc i64 %left to i1
+  br i1 %is.there, label %take, label %gathered
+take:
+  %from = getelementptr {kind}, ptr %stack, i64 %from.level
+  %taken = load {kind}, ptr %from, align {self.size}
+{self.combined("%with", "%taken", "%so.far", width)}
+  br label %gathered
+gathered:
+  %so.far.next = phi {kind} [ %so.far, %gather ], [ %with, %take ]
+  %left.next = lshr i64 %left, 1
+  %from.level.next = add i64 %from.level, 1
+  %none = icmp eq i64 %left.next, 0
+  br i1 %none, label %{then}, label %gather
+{then}:
+  %total = phi {kind} [ %so.far.next, %gathered ]"""
+
     def row(self) -> str:
         lanes = ", ".join(f"i64 {n}" for n in range(LANES))
-        nan_flag = (
-            f"  %v.uno = fcmp uno {self.wide} %v.x, %v.x\n  %v.nan.next = or <{LANES} x i1> %v.nan, %v.uno"
-            if self.nan
-            else f"  %v.nan.next = or <{LANES} x i1> %v.nan, zeroinitializer"
-        )
-        tail_flag = (
-            f"  %t.uno0 = fcmp uno {self.wide} %t.x, %t.x\n  %t.uno = and <{LANES} x i1> %t.uno0, %t.mask\n"
-            f"  %t.nan = or <{LANES} x i1> %run.nan, %t.uno"
-            if self.nan
-            else f"  %t.nan = or <{LANES} x i1> %run.nan, zeroinitializer"
-        )
+        zeros = "zeroinitializer"
+        nan_flag = f"  %v.uno = and <{LANES} x i1> {zeros}, {zeros}"
+        if self.nan:
+            nan_flag = f"  %v.uno = fcmp uno {self.wide} %v.x, %v.x"
+        tail_flag = nan_flag.replace("%v.uno", "%t.uno0").replace("%v.x", "%t.x")
+        identity = self.first_of(LANES)
         return f"""
 declare {self.wide} @llvm.masked.load.{self.suffix}.p0(ptr, i32, <{LANES} x i1>, {self.wide})
 define void @row(ptr %x, ptr %out, i64 %outer, i64 %n) {{
 entry:
+{self.stack(self.wide)}
   %some = icmp ne i64 %outer, 0
   br i1 %some, label %row, label %done
 row:
@@ -84,11 +137,11 @@ row:
   %base = getelementptr {self.one}, ptr %x, i64 %start
   br label %run
 run:
-  %c = phi i64 [ 0, %row ], [ %c.next, %run.end ]
-  %total = phi {self.wide} [ splat ({self.one} {self.first}), %row ], [ %total.next, %run.end ]
-  %nan0 = phi <{LANES} x i1> [ zeroinitializer, %row ], [ %t.nan.end, %run.end ]
-  %begin = mul i64 %c, {ROW_RUN}
-  %limit0 = add i64 %begin, {ROW_RUN}
+  %c = phi i64 [ 0, %row ], [ %c.next, %run.next ]
+  %acc0 = phi {self.wide} [ {identity}, %row ], [ {"%end.acc" if self.nan else identity}, %run.next ]
+  %nan0 = phi <{LANES} x i1> [ {zeros}, %row ], [ %end.nan, %run.next ]
+  %begin = mul i64 %c, {BLOCK * LANES}
+  %limit0 = add i64 %begin, {BLOCK * LANES}
   %whole = icmp ult i64 %limit0, %n
   %limit = select i1 %whole, i64 %limit0, i64 %n
   %length = sub i64 %limit, %begin
@@ -98,21 +151,22 @@ run:
   br i1 %any, label %vector, label %tail
 vector:
   %v = phi i64 [ %begin, %run ], [ %v.next, %vector ]
-  %acc = phi {self.wide} [ splat ({self.one} {self.first}), %run ], [ %acc.next, %vector ]
+  %acc = phi {self.wide} [ %acc0, %run ], [ %acc.next, %vector ]
   %v.nan = phi <{LANES} x i1> [ %nan0, %run ], [ %v.nan.next, %vector ]
   %v.p = getelementptr {self.one}, ptr %base, i64 %v
   %v.x = load {self.wide}, ptr %v.p, align {self.size}
 {self.combined("%acc.next", "%acc", "%v.x", LANES)}
 {nan_flag}
+  %v.nan.next = or <{LANES} x i1> %v.nan, %v.uno
   %v.next = add i64 %v, {LANES}
   %v.more = icmp ult i64 %v.next, %stop
   br i1 %v.more, label %vector, label %tail
 tail:
-  %run.acc = phi {self.wide} [ splat ({self.one} {self.first}), %run ], [ %acc.next, %vector ]
+  %run.acc = phi {self.wide} [ %acc0, %run ], [ %acc.next, %vector ]
   %run.nan = phi <{LANES} x i1> [ %nan0, %run ], [ %v.nan.next, %vector ]
   %rest = sub i64 %length, %full
-  %left = icmp ne i64 %rest, 0
-  br i1 %left, label %last, label %run.end
+  %left.over = icmp ne i64 %rest, 0
+  br i1 %left.over, label %last, label %run.end
 last:
   %rest1 = insertelement <{LANES} x i64> poison, i64 %rest, i64 0
   %rests = shufflevector <{LANES} x i64> %rest1, <{LANES} x i64> poison, <{LANES} x i32> zeroinitializer
@@ -122,16 +176,20 @@ last:
 {self.combined("%t.all", "%run.acc", "%t.x", LANES)}
   %t.acc = select <{LANES} x i1> %t.mask, {self.wide} %t.all, {self.wide} %run.acc
 {tail_flag}
+  %t.uno = and <{LANES} x i1> %t.uno0, %t.mask
+  %t.nan = or <{LANES} x i1> %run.nan, %t.uno
   br label %run.end
 run.end:
   %end.acc = phi {self.wide} [ %run.acc, %tail ], [ %t.acc, %last ]
-  %t.nan.end = phi <{LANES} x i1> [ %run.nan, %tail ], [ %t.nan, %last ]
-{self._run_total()}
+  %end.nan = phi <{LANES} x i1> [ %run.nan, %tail ], [ %t.nan, %last ]
+{self.push(self.wide, LANES, "%c", "run.end", "%end.acc", "run.next")}
+run.next:
   %c.next = add i64 %c, 1
   %more = icmp ult i64 %limit, %n
-  br i1 %more, label %run, label %row.end
-row.end:
-{self.fold("%result", "%total.next")}
+  br i1 %more, label %run, label %row.total
+row.total:
+{self.collect(self.wide, LANES, "%c.next", "row.total", "%end.acc", "row.end")}
+{self.fold("%result", "%total")}
 {self._nan_row()}
   %q = getelementptr {self.one}, ptr %out, i64 %o
   store {self.one} %final, ptr %q, align {self.size}
@@ -142,20 +200,10 @@ done:
   ret void
 }}"""
 
-    def _run_total(self) -> str:
-        if self.nan:  # extrema have no runs: their lanes go on
-            return self.combined("%total.next", "%total", "%end.acc", LANES)
-        part = self.fold("%part", "%end.acc")
-        return f"""{part}
-  %lane = urem i64 %c, {LANES}
-  %before = extractelement {self.wide} %total, i64 %lane
-{self.combined("%after", "%before", "%part", 1)}
-  %total.next = insertelement {self.wide} %total, {self.one} %after, i64 %lane"""
-
     def _nan_row(self) -> str:
         if not self.nan:
             return f"  %final = select i1 true, {self.one} %result, {self.one} %result"
-        return f"""  %bits = bitcast <{LANES} x i1> %t.nan.end to i{LANES}
+        return f"""  %bits = bitcast <{LANES} x i1> %end.nan to i{LANES}
   %is.nan = icmp ne i{LANES} %bits, 0
   %final = select i1 %is.nan, {self.one} 0x7FF8000000000000, {self.one} %result"""
 
@@ -163,37 +211,31 @@ done:
         """Columns ``from`` to ``to``, ``width`` at a time."""
         kind = self.one if width == 1 else f"<{width} x {self.one}>"
         flags = "i1" if width == 1 else f"<{width} x i1>"
-        first = f"{self.one} {self.first}" if width == 1 else f"splat ({self.one} {self.first})"
-        first = self.first if width == 1 else first
+        first = self.first_of(width)
         zero = "false" if width == 1 else "zeroinitializer"
         nan = "0x7FF8000000000000" if width == 1 else f"splat ({self.one} 0x7FF8000000000000)"
-        carried = "" if not self.nan else "  ; lanes go on from run to run"
-        inner_first = "%total" if self.nan else first
-        total = (
-            self.combined("%total.next", "%total", "%acc.next", width)
-            if not self.nan
-            else f"  %total.next = select i1 true, {kind} %acc.next, {kind} %acc.next"
-        )
         return f"""
-define internal void @column{width}(ptr %x, ptr %out, i64 %n, i64 %inner, i64 %from, i64 %to) {{
+define internal void @column{width}(ptr %x, ptr %out, i64 %n, i64 %inner, i64 %from.column, i64 %to) {{
 entry:
-  %some = icmp ult i64 %from, %to
+{self.stack(kind)}
+  %some = icmp ult i64 %from.column, %to
   br i1 %some, label %column, label %done
 column:
-  %j = phi i64 [ %from, %entry ], [ %j.next, %column.end ]
+  %j = phi i64 [ %from.column, %entry ], [ %j.next, %column.end ]
   %base = getelementptr {self.one}, ptr %x, i64 %j
   br label %run
-run:{carried}
-  %c = phi i64 [ 0, %column ], [ %limit, %run.end ]
-  %total = phi {kind} [ {first}, %column ], [ %total.next, %run.end ]
-  %nan0 = phi {flags} [ {zero}, %column ], [ %nan.next, %run.end ]
-  %limit0 = add i64 %c, {COLUMN_RUN}
+run:
+  %number = phi i64 [ 0, %column ], [ %number.next, %run.next ]
+  %c = phi i64 [ 0, %column ], [ %limit, %run.next ]
+  %acc0 = phi {kind} [ {first}, %column ], [ {"%acc.next" if self.nan else first}, %run.next ]
+  %nan0 = phi {flags} [ {zero}, %column ], [ %nan.next, %run.next ]
+  %limit0 = add i64 %c, {BLOCK}
   %whole = icmp ult i64 %limit0, %n
   %limit = select i1 %whole, i64 %limit0, i64 %n
   br label %row
 row:
   %r = phi i64 [ %c, %run ], [ %r.next, %row ]
-  %acc = phi {kind} [ {inner_first}, %run ], [ %acc.next, %row ]
+  %acc = phi {kind} [ %acc0, %run ], [ %acc.next, %row ]
   %nan = phi {flags} [ %nan0, %run ], [ %nan.next, %row ]
   %at = mul i64 %r, %inner
   %p = getelementptr {self.one}, ptr %base, i64 %at
@@ -205,11 +247,14 @@ row:
   %more = icmp ult i64 %r.next, %limit
   br i1 %more, label %row, label %run.end
 run.end:
-{total}
+{self.push(kind, width, "%number", "run.end", "%acc.next", "run.next")}
+run.next:
+  %number.next = add i64 %number, 1
   %runs = icmp ult i64 %limit, %n
-  br i1 %runs, label %run, label %column.end
-column.end:
-  %final = select {flags} {"%nan.next" if self.nan else zero}, {kind} {nan}, {kind} %total.next
+  br i1 %runs, label %run, label %column.total
+column.total:
+{self.collect(kind, width, "%number.next", "column.total", "%acc.next", "column.end")}
+  %final = select {flags} {"%nan.next" if self.nan else zero}, {kind} {nan}, {kind} %total
   %q = getelementptr {self.one}, ptr %out, i64 %j
   store {kind} %final, ptr %q, align {self.size}
   %j.next = add i64 %j, {width}
@@ -219,12 +264,22 @@ done:
   ret void
 }}"""
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many columns are taken side by side, from the most: several vectors hide how long an addition takes."""
+        return (LANES, 1) if self.nan else (4 * LANES, LANES, 4, 1)
+
     def columns(self) -> str:
-        return f"""{self.column(LANES)}
-{self.column(1)}
+        taken, calls = "0", list[str]()
+        for width in self.widths:
+            stop = f"%to{width}"
+            calls.append(f"  {stop} = and i64 %inner, -{width}")
+            calls.append(f"  call void @column{width}(ptr %p, ptr %q, i64 %n, i64 %inner, i64 {taken}, i64 {stop})")
+            taken = stop
+        each, called = "\n".join(map(self.column, self.widths)), "\n".join(calls)
+        return f"""{each}
 define void @column(ptr %x, ptr %out, i64 %outer, i64 %n, i64 %inner) {{
 entry:
-  %vectors = and i64 %inner, -{LANES}
   %slab = mul i64 %n, %inner
   %some = icmp ne i64 %outer, 0
   br i1 %some, label %each, label %done
@@ -234,8 +289,7 @@ each:
   %to = mul i64 %o, %inner
   %p = getelementptr {self.one}, ptr %x, i64 %from
   %q = getelementptr {self.one}, ptr %out, i64 %to
-  call void @column{LANES}(ptr %p, ptr %q, i64 %n, i64 %inner, i64 0, i64 %vectors)
-  call void @column1(ptr %p, ptr %q, i64 %n, i64 %inner, i64 %vectors, i64 %inner)
+{called}
   %o.next = add i64 %o, 1
   %more = icmp ult i64 %o.next, %outer
   br i1 %more, label %each, label %done
