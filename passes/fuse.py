@@ -9,7 +9,7 @@ A kernel is one nest of loops over ``outer x n x inner`` elements (``passes/loop
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from ..ir import Function, GraphBuilder, Instruction, Location, Module, Symbol, Value
@@ -18,8 +18,9 @@ from ..ir.literal import Literal
 from ..ir.op import OPS, Gather, Source, View
 from ..ir.print import attribute
 from ..ir.types import key
-from .grouping import Fuser, Group, find
-from .loops import Nest, UnfitError
+from .group import Group, find
+from .grouping import Fuser
+from .loops import UnfitError, kernel_nest
 from .manager import Context, Pass
 from .rewrite import splat_of
 
@@ -106,6 +107,9 @@ class _Rewriter:
             pending += i.operands
         needed.update(fuser.source(a)[0] for a in arguments)
         ops = _in_order(results, seen)
+        failing = [fuser.check_number[i] for i in ops if i in fuser.check_number]
+        if failing != sorted(failing):
+            ops = _in_order([*(r for n in sorted(failing) for r in fuser.failing[n].results), *results], seen)
         order: dict[Value, None] = {}
         for i in ops:
             order.update((o, None) for o in i.operands if o in arguments)
@@ -129,7 +133,7 @@ class _Rewriter:
         if len(moves) < 2 or any(a.type.dtype is key and a.type.rank for a in kernel.arguments):
             return "it is one op alone"
         try:
-            Nest(self._function(kernel, "k"))
+            kernel_nest(self._function(kernel, "k"))
         except UnfitError as reason:
             self.fuser.context.note(kernel.ops[-1], f"fuse: {reason}")
             return UNFIT
@@ -181,7 +185,19 @@ class _Rewriter:
         for i in places:
             i.operands = tuple([made.get(o, o) for o in i.operands])
         self.function.results = [made.get(v, v) for v in self.function.results]
-        self.function.instructions = _ordered(self._live(places))
+        self.function.instructions = _ordered(self._live(places), self._check_numbers(units, kept))
+
+    def _check_numbers(
+        self, units: Mapping[_Kernel, Instruction], kept: Sequence[Instruction]
+    ) -> dict[Instruction, int]:
+        """What can fail, kernels and single ops, with the number of the first op in it that can."""
+        known = self.fuser.check_number
+        found = {i: known[i] for i in kept if i in known}
+        for kernel, unit in units.items():
+            numbers = [known[i] for i in kernel.ops if i in known]
+            if numbers:
+                found[unit] = min(numbers)
+        return found
 
     def _live(self, places: dict[Instruction, int]) -> dict[Instruction, int]:
         """Without what only kernels read: they have their own views, numbers and cheap ops."""
@@ -230,12 +246,16 @@ def form_of(function: Function) -> object:
     return tuple(lines)
 
 
-def _ordered(places: dict[Instruction, int]) -> list[Instruction]:
-    """Instructions after what they read, else by their places."""
+def _ordered(places: dict[Instruction, int], checks: Mapping[Instruction, int]) -> list[Instruction]:
+    """Instructions after what they read, else by their places; what can fail in the order of its ``checks``."""
+    failing = sorted((i for i in checks if i in places), key=checks.__getitem__)
+    before = dict(zip(failing[1:], failing, strict=False))
     missing: dict[Instruction, int] = {}
     users: dict[Instruction, list[Instruction]] = {}
     for i in places:
         owners = {o.owner for o in i.operands if o.owner is not None and o.owner in places}
+        if i in before:
+            owners.add(before[i])
         missing[i] = len(owners)
         for owner in owners:
             users.setdefault(owner, []).append(i)

@@ -7,13 +7,15 @@ of parts of one value.  Groups are ordered by depth: what depends on a group is 
 elsewhere is shallower; no path is ever searched.  A cheap producer (``CLONED_COST``) that reads at most one array of its own size is
 computed again by each kernel that needs it instead of being stored; so is padding, whatever it pads.  At the end, reductions take in chains
 (``INLINED_COST``) whose result only they read, where they then read no more arrays.
+
+Ops that can fail keep their order, so that of several the user's first one raises: each is at least as deep as the one before it, and
+those of one group follow each other.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass, field
 from typing import Self
 
 from ..ir import Function, Instruction, Module, Value
@@ -34,6 +36,7 @@ from ..ir.op import (
     View,
 )
 from ..ir.types import Shape
+from .group import Group, find, is_plain, spreads, view_layout
 from .loops import are_neighbours, rules, split_of
 from .manager import Context
 
@@ -46,67 +49,6 @@ SOON = 3
 SINGLE_ROW = 1 << 13
 """A reduction of everything joins only groups up to this size: one row is not shared by threads."""
 JOINED = 4
-
-
-@dataclass(eq=False)
-class Group:
-    """Ops that become one kernel: over ``size`` elements, of which reductions leave those of ``split``'s outer and inner part."""
-
-    size: int
-    depth: int
-    split: Shape | None = None
-    members: list[Instruction] = field(default_factory=list[Instruction])
-    reduced: set[Value] = field(default_factory=set[Value])
-    reads: set[Value] = field(default_factory=set[Value])
-    inlined: set[Value] = field(default_factory=set[Value])
-    consumed: bool = False
-    joins: bool = False
-    first: int = 0
-    """The depth at which it began."""
-    into: Group | None = None
-
-    @property
-    def kept(self) -> int:
-        """Elements left by the reductions."""
-        return self.split[0] * self.split[2] if self.split else -1
-
-
-def find(group: Group) -> Group:
-    """The group that a group has become part of."""
-    while group.into is not None:
-        group = group.into
-    return group
-
-
-def _view_layout(i: Instruction, layout: Layout | None) -> Layout | None:
-    return None if layout is None else rules(i).layout(layout, **i.attrs)
-
-
-def _is_plain(layout: Layout | None, size: int) -> bool:
-    """Whether a view shows all elements of its source in their order."""
-    return layout is not None and layout.is_contiguous and layout.offset == 0 and math.prod(layout.shape) == size
-
-
-def _spreads(layout: Layout | None, split: Shape) -> bool:
-    """Whether a view shows the results of a reduction at every element that they came from."""
-    if layout is None or layout.offset:
-        return False
-    expected: list[int] = []
-    sizes, step, part = list(split), 1, 2
-    left = sizes[2]
-    for n in reversed(layout.shape):
-        while part > 0 and left == 1:
-            part -= 1
-            left = sizes[part]
-        if n == 1:
-            expected.append(0)
-            continue
-        if left % n:
-            return False
-        expected.append(0 if part == 1 else step)
-        step *= 1 if part == 1 else n
-        left //= n
-    return all(n == 1 or s == e for n, s, e in zip(layout.shape, layout.strides, reversed(expected), strict=True))
 
 
 class Fuser:
@@ -126,6 +68,8 @@ class Fuser:
         self.movers: dict[tuple[Value, Shape], list[Group]] = {}
         """The groups of copies of parts of a value, by that and the shape of the parts."""
         self.position = {i: n for n, i in enumerate(function.instructions)}
+        self.failing = [i for i in function.instructions if can_fail(i, module)]
+        self.check_number = {i: n for n, i in enumerate(self.failing)}
         for i in function.instructions:
             for o in i.operands:
                 self.users.setdefault(o, []).append(i)
@@ -139,7 +83,7 @@ class Fuser:
             i = v.owner
             if i is not None and isinstance(i.op, View) and i not in self.group_of:
                 source, layout = self.source(i.operands[0])
-                self.sources[v] = source, _view_layout(i, layout)
+                self.sources[v] = source, view_layout(i, layout)
             else:
                 self.sources[v] = v, Layout.contiguous(v.type.shape)
         return self.sources[v]
@@ -244,6 +188,32 @@ class Fuser:
                 found.append(source)
         return found
 
+    # The order of ops that can fail
+
+    def _fails_before(self, i: Instruction) -> Instruction | None:
+        """The last op before one that can fail, if that one can."""
+        number = self.check_number.get(i, 0)
+        return self.failing[number - 1] if number else None
+
+    def _needed_depth(self, i: Instruction, reads: Iterable[Value]) -> int:
+        """How deep an op must be that reads some values: deeper than what makes them, and no less than what can fail before it."""
+        before = self._fails_before(i)
+        least = self._depth(before.results[0]) if before is not None else 0
+        return max(least, 1 + max(map(self._depth, reads), default=0))
+
+    def _keep_order(self, groups: Sequence[Group], i: Instruction | None = None) -> bool:
+        """Whether the ops that can fail, of some groups and one more, follow each other among those of the function."""
+        checks = set[int]().union(*[g.checks for g in groups])
+        if i is not None and i in self.check_number:
+            checks.add(self.check_number[i])
+        return not checks or max(checks) - min(checks) < len(checks)
+
+    def _consume_check(self, i: Instruction, inside: set[Group]) -> None:
+        """What can fail before an op that can is no deeper from now on."""
+        before = self._fails_before(i)
+        if before is not None and before in self.group_of and find(self.group_of[before]) not in inside:
+            find(self.group_of[before]).consumed = True
+
     def _consume(self, values: Iterable[Value]) -> None:
         for v in values:
             i = self.source(v)[0].owner
@@ -264,9 +234,9 @@ class Fuser:
             if isinstance(i.op, (Join, View)) or (i.op.check and can_fail(i) and i.op.check.operand == n):
                 return False
             if full and reduced:
-                if split is None or not _spreads(layout, split):
+                if split is None or not spreads(layout, split):
                     return False
-            elif full != (not reduced) or not _is_plain(layout, source.type.size):
+            elif full != (not reduced) or not is_plain(layout, source.type.size):
                 return False
         return True
 
@@ -303,14 +273,17 @@ class Fuser:
                 if self._try(i, together, split):
                     return
                 together.pop()
-        depth = 1 + max((self._depth(v) for v in self._outside(i, set())), default=0)
+        depth = self._needed_depth(i, self._outside(i, set()))
         size = math.prod(split) if split else i.result.type.size
         group = Group(size, depth, split, joins=isinstance(op, Join), first=depth)
         self._consume(self._outside(i, set()))
+        self._consume_check(i, set())
         self._add(i, group, split is not None)
 
     def _add(self, i: Instruction, group: Group, reduced: bool) -> None:
         group.members.append(i)
+        if i in self.check_number:
+            group.checks.add(self.check_number[i])
         for o in i.operands:
             source = self.source(o)[0]
             owner = source.owner
@@ -365,7 +338,7 @@ class Fuser:
 
     def _owns_reduced(self, o: Value, inside: set[Group]) -> bool:
         source, layout = self.source(o)
-        return any(source in g.reduced for g in inside) and _is_plain(layout, source.type.size)
+        return any(source in g.reduced for g in inside) and is_plain(layout, source.type.size)
 
     def _try_pick(self, i: Instruction, inside: set[Group], split: Shape | None) -> bool:
         """A gather of one element of each row that a row kernel computes."""
@@ -376,18 +349,19 @@ class Fuser:
             return False
         if split != (walk.outer, walk.size, 1) or walk.count != 1 or walk.inner != 1 or walk.shared:
             return False
-        if any(source in g.reduced for g in inside) or not _is_plain(layout, source.type.size):
+        if any(source in g.reduced for g in inside) or not is_plain(layout, source.type.size):
             return False
         return self._join(i, list(inside), split, True)
 
     def _join(self, i: Instruction, together: Sequence[Group], split: Shape | None, reduced: bool) -> bool:
         outside = self._outside(i, set(together))
-        need = 1 + max((self._depth(v) for v in outside), default=0)
+        need = self._needed_depth(i, outside)
         depth = max(g.depth for g in together)
         if need > depth and any(g.consumed for g in together):
             return False
-        if sum(len(g.members) for g in together) >= MEMBERS:
+        if sum(len(g.members) for g in together) >= MEMBERS or not self._keep_order(together, i):
             return False
+        self._consume_check(i, set(together))
         group = together[0]
         for other in together[1:]:
             self._absorb(group, other)
@@ -404,6 +378,7 @@ class Fuser:
         group.reduced |= other.reduced
         group.reads |= other.reads
         group.inlined |= other.inlined
+        group.checks |= other.checks
         group.consumed |= other.consumed
         group.joins |= other.joins
 
@@ -415,8 +390,9 @@ class Fuser:
             if len(i.results) == 1 and self._is_compute(i):
                 self._place(i)
             elif not isinstance(i.op, View):
-                self.depths[i] = 1 + max((self._depth(o) for o in i.operands), default=0)
+                self.depths[i] = self._needed_depth(i, i.operands)
                 self._consume(i.operands)
+                self._consume_check(i, set())
         self._inline()
         return self
 
@@ -446,7 +422,7 @@ class Fuser:
         for others in ([], [g for g in near if large & g.reads]):
             reads = set[Value]().union(group.reads, *[g.reads for g in others])
             members = sum(len(g.members) for g in (group, *others))
-            if len(large - reads) <= 1 and members < MEMBERS:
+            if len(large - reads) <= 1 and members < MEMBERS and self._keep_order((group, *others)):
                 for other in others:  # equally deep, so that none needs another
                     self._absorb(group, other)
                 group.inlined |= inside

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from ..ir import Builder, Function, GraphBuilder, Instruction, Module, Symbol, Value
 from ..ir.op import Control, Elementwise, Source, View
-from .loops import Nest, UnfitError
+from .loops import UnfitError, kernel_nest
 from .manager import Context, Pass
 from .rewrite import sweep
 
@@ -23,19 +23,8 @@ def _is_update(kernel: Function) -> bool:
 
 def _is_nest(kernel: Function) -> bool:
     """Whether a kernel is one nest of loops, and what its checks look at is in memory before it runs."""
-    known = set(kernel.arguments)
-    for i in kernel.instructions:
-        rule = i.op.check
-        if (
-            rule is not None
-            and rule.applies(tuple([o.type for o in i.operands]))
-            and i.operands[rule.operand] not in known
-        ):
-            return False
-        if isinstance(i.op, View) and i.operands[0] in known:
-            known.add(i.result)
     try:
-        Nest(kernel)
+        kernel_nest(kernel)
     except UnfitError:
         return False
     return True

@@ -12,12 +12,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..ir import Function, Instruction, Value
 from ..ir.op import Elementwise, Gather, Join, Layout, Random32, Reduce, Source, View
 from ..ir.types import Shape
 
+MOST_DIMS = 12
+"""Loops of a kernel, unless an array in it has more axes."""
 OUTER, REDUCED, INNER = "outer", "reduced", "inner"
 COMBINED = ("sum", "max", "min")
 """What a nest of loops can combine elements by."""
@@ -128,6 +130,46 @@ def _viewed(layout: Layout | None, views: Sequence[Instruction]) -> Layout | Non
     return layout
 
 
+class Checked(NamedTuple):
+    """An instruction of a kernel that can fail, and what its check looks at: a constant of the kernel, or an argument under a layout."""
+
+    instruction: Instruction
+    operand: Value
+    layout: Layout | None
+
+
+def checks_of(function: Function, layouts: Sequence[Layout] | None = None) -> list[Checked]:
+    """The checks of a kernel, in order; they run before it.  Raises ``UnfitError`` where one looks at what the kernel computes.
+
+    ``layouts`` says how each argument lies in memory (row-major contiguous where not given).
+    """
+    given = [Layout.contiguous(a.type.shape) for a in function.arguments] if layouts is None else layouts
+    lie = dict(zip(function.arguments, given, strict=True))
+    found: list[Checked] = []
+    for i in function.instructions:
+        if i.op.check is None or not i.op.check.applies(tuple([o.type for o in i.operands])):
+            continue
+        operand, views = i.operands[i.op.check.operand], list[Instruction]()
+        source = operand
+        while source.owner is not None and isinstance(source.owner.op, View):
+            views.append(source.owner)
+            source = source.owner.operands[0]
+        if source.owner is not None and isinstance(source.owner.op, Source):
+            found.append(Checked(i, operand, None))
+            continue
+        layout = _viewed(lie[source], views) if source in lie else None
+        if layout is None:
+            raise UnfitError(f"the operand that {i.op.name} checks is computed in it")
+        found.append(Checked(i, source, layout))
+    return found
+
+
+def kernel_nest(function: Function, layouts: tuple[Layout, ...] | None = None) -> Nest:
+    """The nest of a function that is to be a kernel over arguments that lie so.  Raises ``UnfitError`` for one that cannot be."""
+    checks_of(function, layouts)
+    return Nest(function, layouts)
+
+
 class Nest:
     """The loops of a kernel function.
 
@@ -166,7 +208,7 @@ class Nest:
                 d = self.dims[split.dim]
                 parts = (Dim(d.size // split.size, d.role), Dim(split.size, d.role))
                 self.dims = (*self.dims[: split.dim], *parts, *self.dims[split.dim + 1 :])
-                if len(self.dims) > 12:
+                if len(self.dims) > max(MOST_DIMS, *(v.type.rank for v in function.values())):
                     raise UnfitError("it needs too many loops") from None
 
     # Accesses
@@ -320,6 +362,8 @@ class Nest:
     def gather(self, i: Instruction, access: Access) -> tuple[Access, Access, int]:
         """Of a gather's result: the access to its index, to the gathered array at index 0, and the step of one index there."""
         walk = rules(i).walk(tuple([o.type for o in i.operands]), **i.attrs)
+        if not walk.size:
+            raise UnfitError("a gather chooses from no elements")
         outer, count, inner = self.coordinates(access, (walk.outer, walk.count, walk.inner))
         step = walk.size * walk.inner
         base = Access(
@@ -397,10 +441,11 @@ class Nest:
             level += isinstance(i.op, Reduce)
             for r in i.results:
                 self.levels[r] = level
-        if any(d.role == REDUCED for d in self.dims):
-            reduced = [d.size for d in self.dims if d.role == REDUCED]
-            if self.lanes_reduced and len(reduced) > 1 and reduced[-1] % 16:
-                raise UnfitError("rows do not split into whole vectors")
+
+    @property
+    def reduced_dims(self) -> tuple[int, ...]:
+        """The numbers of the reduced dimensions."""
+        return tuple(n for n, d in enumerate(self.dims) if d.role == REDUCED)
 
     @property
     def lanes_reduced(self) -> bool:

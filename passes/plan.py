@@ -25,7 +25,7 @@ from ..ir import Function, Instruction, Module, Place, Value
 from ..ir.composite import can_fail
 from ..ir.op import Composite, Contract, Control, Elementwise, Gather, Join, Layout, Reduce, Scatter, Source, View
 from ..ir.types import DType, TensorType, key
-from .loops import Nest, UnfitError
+from .loops import Nest, UnfitError, kernel_nest
 from .manager import Context, Pass
 from .schedule import scheduled
 
@@ -148,6 +148,8 @@ class Planner:
         self.moved: dict[Value, Value] = {}  # result written in place -> the memory it is written to
         self.constants: set[Value] = set()
         self.states = {v for v, _ in function.state()}
+        self.fits: dict[tuple[str, tuple[Layout, ...]], bool] = {}
+        """Whether a kernel is a nest of loops over operands that lie so."""
 
     def run(self) -> None:
         """Give every value its place."""
@@ -158,10 +160,7 @@ class Planner:
         for i in f.instructions:
             for o in i.operands:
                 self.users.setdefault(o, []).append(i)
-        for v in f.arguments:
-            self._own(v)
-        for i in f.instructions:
-            self._layout(i)
+        self._lay_out()
         self._join_updates()
         for v in self.states:
             v.place = Place("state", 0, v)
@@ -171,12 +170,41 @@ class Planner:
         self._liveness()
         self._allocate()
 
+    def _lay_out(self) -> None:
+        """Decide which results are views of their operands' memory: those that all readers can meet there."""
+        copied = set[Value]()
+        while True:
+            self.constants.clear()
+            for v in self.function.arguments:
+                self._own(v)
+            for i in self.function.instructions:
+                self._layout(i, copied)
+            unmet = {o for i in self.function.instructions for o in self._unmet(i)}
+            if not unmet:
+                return
+            copied |= unmet
+
+    def _unmet(self, i: Instruction) -> list[Value]:
+        """Views among a kernel's operands that have to be copied, because it is no nest of loops over what lies so."""
+        layouts = tuple(self.layouts[o] for o in i.operands)
+        views = [o for o, layout in zip(i.operands, layouts, strict=True) if not layout.is_contiguous]
+        if not views or not isinstance(i.op, Control):
+            return []
+        name = str(i.attrs[i.op.bodies[0]])
+        if (name, layouts) not in self.fits:
+            try:
+                kernel_nest(self.module[name], layouts)
+                self.fits[name, layouts] = True
+            except UnfitError:
+                self.fits[name, layouts] = False
+        return [] if self.fits[name, layouts] else views
+
     def _own(self, v: Value) -> None:
         self.roots[v] = v
         self.layouts[v] = Layout.contiguous(v.type.shape)
 
-    def _layout(self, i: Instruction) -> None:
-        """Decide whether an instruction's result is a view of its operand's memory."""
+    def _layout(self, i: Instruction, copied: Collection[Value]) -> None:
+        """Decide whether an instruction's result is a view of its operand's memory; it is none if it is to be ``copied``."""
         if isinstance(i.op, Source):
             self.constants.update(i.results)
         if isinstance(i.op, View):
@@ -185,10 +213,15 @@ class Planner:
                 self.constants.add(result)
                 self._own(result)
                 return
+            result.place = None
             layout = i.op.layout(self.layouts[o], **i.attrs)
-            if layout is not None and (
-                layout.is_contiguous
-                or not any(needs_rows(u) or self._chooses_from(u, result) for u in self.users.get(result, ()))
+            if (
+                layout is not None
+                and result not in copied
+                and (
+                    layout.is_contiguous
+                    or not any(needs_rows(u) or self._chooses_from(u, result) for u in self.users.get(result, ()))
+                )
             ):
                 self.roots[result], self.layouts[result] = self.roots[o], layout
                 result.place = Place("alias", 0, o)
@@ -390,7 +423,7 @@ class Planner:
         if name not in self.overwrites:
             try:
                 self.overwrites[name] = Nest(self.module[name]).overwrites()
-            except UnfitError:
+            except UnfitError:  # dissolve has not run
                 self.overwrites[name] = set()
         return self.overwrites[name]
 

@@ -18,7 +18,7 @@ from ...passes.loops import Nest, grouped
 from ..base import Sizes
 from ..native import philox
 from ..native.nest import NestWriter
-from ..native.nest_memory import memory_type
+from ..native.nest_positions import memory_type
 from ..native.routines import MEMSET, argmax, check_loop, scatter_add
 from .lowering import Lowering
 from .memory import Ref

@@ -17,7 +17,7 @@ from ...ir import BackendError, Builder, Function, GraphBuilder, Instruction, IR
 from ...ir.op import Composite, Contract, Control, Gather, Join, Key, Layout, Reduce, Scatter, Source, View
 from ...ir.record import blame
 from ...ir.types import Array, DType, Shape, TensorType, f32
-from ...passes.loops import UnfitError
+from ...passes.loops import checks_of
 from ...passes.plan import ALIGNMENT
 from ...passes.rewrite import splat_of
 from ..base import Sizes
@@ -191,14 +191,11 @@ class Lowering(ABC, Generic[Piece]):
             data = op.data(**i.attrs)
             number = self.ref(i.operands[1]) if data is None else data
             pieces.append(self.key(results[0], self.ref(i.operands[0]), number))
-        elif all(r.type.size == 0 for r in i.results):
-            pass
+        elif all(r.type.size == 0 for r in i.results) or (isinstance(op, Gather) and not i.operands[0].type.size):
+            pass  # nothing is chosen from no elements: the check of a gather's index has failed
         elif isinstance(op, Control):
             kernel = self.module[i.attrs[op.bodies[0]]]
-            try:
-                pieces.append(self.kernel(kernel, [self.ref(o) for o in i.operands], results))
-            except UnfitError as error:
-                raise BackendError(f"kernel @{kernel.name} is no nest of loops: {error}", i.location) from None
+            pieces.append(self.kernel(kernel, [self.ref(o) for o in i.operands], results))
         elif isinstance(op, Composite):
             pieces += self.whole(i, [self.ref(o) for o in i.operands], results)
         elif isinstance(op, Reduce) and i.operands[0].type.size == 0:
@@ -226,11 +223,11 @@ class Lowering(ABC, Generic[Piece]):
         if isinstance(op, Contract):
             types = [o.type for o in i.operands]
             ta, tb = (bool(i.attrs[name]) for name in op.transposes)
-            piece = self.contract(i, *taken, to, product_sizes(*types, ta, tb))
+            piece = self.contract(i, taken[0], taken[1], to, product_sizes(types[0], types[1], ta, tb))
         elif isinstance(op, Scatter):
-            piece = self.scatter(op, i, *taken, to)
+            piece = self.scatter(op, i, taken[0], taken[1], to)
         else:
-            piece = self.argmax(i, *taken, to)
+            piece = self.argmax(i, taken[0], to)
         return [*before, piece, *after]
 
     def _widened(self, refs: Sequence[Ref]) -> dict[Ref, Ref]:
@@ -282,17 +279,11 @@ class Lowering(ABC, Generic[Piece]):
             return [(i, self.ref(i.operands[rule.operand]))]
         kernel = self.module[i.attrs[i.op.bodies[0]]]
         given = dict(zip(kernel.arguments, map(self.ref, i.operands), strict=True))
-        found: list[tuple[Instruction, Ref]] = []
-        for inner in kernel.instructions:
-            rule = inner.op.check
-            if isinstance(inner.op, View) and inner.operands[0] in given:
-                layout = inner.op.layout(given[inner.operands[0]].layout, **inner.attrs)
-                if layout is not None:
-                    given[inner.result] = given[inner.operands[0]]._replace(layout=layout)
-            if rule is not None and rule.applies(tuple([o.type for o in inner.operands])):
-                operand = inner.operands[rule.operand]
-                found.append((inner, given[operand] if operand in given else self.ref(operand)))
-        return found
+        checks = checks_of(kernel, [ref.layout for ref in given.values()])
+        return [
+            (c.instruction, self.ref(c.operand) if c.layout is None else given[c.operand]._replace(layout=c.layout))
+            for c in checks
+        ]
 
     # State
 

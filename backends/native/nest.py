@@ -17,7 +17,8 @@ from ...ir import Value
 from ...ir.scalar import Scalar
 from ...passes.loops import OUTER, REDUCED, Nest
 from ..sums import BLOCK
-from .nest_memory import LANES, STREAMED, Section, Spot
+from .nest_memory import STREAMED
+from .nest_positions import LANES, Section, Spot
 from .nest_reductions import ReductionWriter, Running
 
 FAST_VECTORS = 4

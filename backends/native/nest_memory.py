@@ -1,29 +1,20 @@
-"""Writing kernels: positions in nests of loops, loads, stores and loops, as text of LLVM functions."""
+"""Writing kernels: loads, stores and loops, as text of LLVM functions."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-from ...ir import Value
 from ...ir.scalar import Scalar
 from ...ir.types import DType, bool_, u8
-from ...passes.loops import REDUCED, Access, Nest
+from ...passes.loops import Access
 from . import narrow
+from .nest_positions import LANES, SIDE_BY_SIDE, Carry, Mask, PositionWriter, Section, Spot, item_size, memory_type
 from .vector import VectorBuilder
 
-LANES = 16
-SIDE_BY_SIDE = tuple(range(LANES))
 MOST_LOADS = 4
 """Vectors of neighbours that are loaded in place of lanes one by one."""
 STREAM_ALIGNMENT = 16
 STREAMED = "!0 = !{i32 1}"
-
-
-def memory_type(dtype: DType) -> str:
-    """The LLVM type of an element in memory: a bool is a byte, and a 16-bit float a word of its bits."""
-    return "i8" if dtype is bool_ else {"f32": "float", "f64": "double"}.get(dtype.name, f"i{dtype.bits}")
 
 
 def from_memory(builder: VectorBuilder, name: str, dtype: DType) -> Scalar:
@@ -40,95 +31,8 @@ def to_memory(builder: VectorBuilder, x: Scalar) -> str:
     return str((narrow.word(builder, x) if x.dtype.narrow else x).code)
 
 
-def item_size(dtype: DType) -> int:
-    """Bytes of an element in memory."""
-    return max(dtype.bits // 8, 1)
-
-
-class _Builder(VectorBuilder):
-    """A builder that numbers and declares for the whole kernel."""
-
-    def __init__(self, width: int, writer: MemoryWriter, lines: list[str]) -> None:
-        super().__init__(width)
-        self.writer, self.lines = writer, lines
-        self.declarations, self.functions = writer.declarations, writer.functions
-
-    def fresh(self, hint: str = "t") -> str:
-        return self.writer.fresh(hint)
-
-
-class Section:
-    """A stretch of straight code, and the block in which it ends."""
-
-    def __init__(self, writer: MemoryWriter, label: str) -> None:
-        self.lines: list[str] = []
-        self.label = label
-        self._builders = {w: _Builder(w, writer, self.lines) for w in (1, LANES)}
-
-    def builder(self, width: int) -> _Builder:
-        builder = self._builders[width]
-        builder.label = self.label
-        return builder
-
-    def end(self, builder: VectorBuilder) -> None:
-        """Take over the block in which a builder ended."""
-        self.label = builder.label
-
-
-@dataclass
-class Carry:
-    """A value that goes from one round of a loop to the next."""
-
-    type: str
-    now: str
-
-
-@dataclass
-class Spot:
-    """Where in the loops code runs: the reduced or lane index, which vector of several, and the lanes that count (None: all)."""
-
-    index: str = "0"
-    vector: int = 0
-    lane: str = "0"
-    mask: str | None = None
-    count: int = LANES
-    point: str | None = None
-
-
-SCOPES = ("entry", "row", "loop")
-"""Where code is written, from the outermost to the innermost."""
-
-
-@dataclass(frozen=True)
-class Mask:
-    """The lanes that may be read: an i1, or a vector of them."""
-
-    code: str
-    width: int
-    scope: str
-    """Where it is known."""
-
-
 def _suffix(dtype: DType) -> str:
     return {"f32": "f32", "f64": "f64"}.get(dtype.name, memory_type(dtype))
-
-
-def _lane_dims(nest: Nest) -> tuple[int, ...]:
-    """The dimensions of lanes: the last one, and others before it as long as all together fill part of a vector evenly.
-
-    A vector then begins where all but the first of them are at 0, so its lanes lie at the same offsets from its first everywhere.
-    """
-    last = len(nest.dims) - 1
-    if nest.reductions and nest.lanes_reduced:
-        return (last,)
-    free = [d for d, x in enumerate(nest.dims) if x.role != REDUCED]
-    taken, width = [last], nest.dims[last].size
-    for d in reversed(free[:-1]):
-        if width >= LANES or LANES % width:
-            break
-        taken.insert(0, d)
-        width *= nest.dims[d].size
-    return tuple(taken)
 
 
 def _cover(offsets: Sequence[int]) -> tuple[int, list[int]]:
@@ -142,154 +46,8 @@ def _cover(offsets: Sequence[int]) -> tuple[int, list[int]]:
     return span, starts
 
 
-class MemoryWriter:
-    """The state of writing one kernel, and what knows nothing of its values."""
-
-    def __init__(self, nest: Nest, fast: bool, streamed: Collection[int]) -> None:
-        self.nest, self.fast, self.streamed = nest, fast, streamed
-        self.declarations: set[str] = set()
-        self.functions: dict[str, str] = {}
-        self.allocated: list[str] = []
-        """Memory that the kernel needs, as instructions for its beginning."""
-        self._count = 0
-        self.memo: dict[str, dict[object, Scalar]] = {"entry": {}, "row": {}, "loop": {}}
-        self.pointers: dict[object, str] = {}
-        self.entry = self.row = self.here = Section(self, "entry")
-        self.outer_index: dict[int, str] = {}
-        self.saved: dict[Value, int] = {}
-        self.temporaries: dict[Value, str] = {}
-        self.phase = 0
-        self.lane_dims = _lane_dims(nest)
-        """The dimensions along which the lanes of a vector lie, the last of them fastest."""
-        self.width = math.prod(nest.dims[d].size for d in self.lane_dims)
-        """How many lanes there are side by side."""
-        f = nest.function
-        self.places: dict[Value, str] = {}
-        for n, v in enumerate((*f.arguments, *f.results)):
-            slot = self.fresh("slot")
-            pointer = self.fresh("p")
-            self.entry.lines += [
-                f"  {slot} = getelementptr ptr, ptr %arguments, i64 {n}",
-                f"  {pointer} = load ptr, ptr {slot}",
-            ]
-            if n < len(f.arguments):
-                self.places[v] = pointer
-        self.results = [f"%p{2 * (len(f.arguments) + n) + 1}" for n in range(len(f.results))]
-
-    # Small parts
-
-    def fresh(self, hint: str = "t") -> str:
-        self._count += 1
-        return f"%{hint}{self._count - 1}"
-
-    def int(self, section: Section, op: str, a: str, b: str) -> str:
-        """An i64 operation, done now where both operands are numbers."""
-        if op == "mul" and "1" in (a, b):
-            return b if a == "1" else a
-        if op in ("add", "mul") and "0" in (a, b):
-            return "0" if op == "mul" else b if a == "0" else a
-        if a.lstrip("-").isdigit() and b.lstrip("-").isdigit():
-            x, y = int(a), int(b)
-            return str({"add": x + y, "mul": x * y, "udiv": x // y if y else 0, "urem": x % y if y else 0}[op])
-        if op == "udiv" and b == "1":
-            return a
-        if op == "urem" and b == "1":
-            return "0"
-        name = self.fresh("i")
-        section.lines.append(f"  {name} = {op} i64 {a}, {b}")
-        return name
-
-    def vector(self, dtype: DType) -> str:
-        return self.entry.builder(LANES).type_of(dtype)
-
-    def _loops_over(self, d: int) -> bool:
-        """Whether a dimension is run through inside a unit."""
-        if self.nest.reductions:
-            return self.nest.dims[d].role == REDUCED
-        return d in self.lane_dims
-
-    def scope(self, access: Access, spot: Spot) -> str:
-        varies = [d for d, s in enumerate(access.strides) if s and self.nest.dims[d].size > 1]
-        if spot.point is not None and any(self.nest.dims[d].role == REDUCED for d in varies):
-            return "row"
-        if any(self._loops_over(d) for d in varies):
-            return "loop"
-        return "row" if varies else "entry"
-
-    def met(self, access: Access, spot: Spot, only: Mask | None) -> str:
-        """The scope in which a value under an access is known, if it is read under a mask."""
-        scope = self.scope(access, spot)
-        return scope if only is None else max(scope, only.scope, key=SCOPES.index)
-
-    def is_wide(self, access: Access, spot: Spot) -> bool:
-        """Whether a value differs from lane to lane."""
-        return spot.point is None and any(access.strides[d] and self.nest.dims[d].size > 1 for d in self.lane_dims)
-
-    def offsets(self, access: Access) -> tuple[int, ...]:
-        """How far the lanes of a vector lie from its first."""
-        found = [0]
-        for d in reversed(self.lane_dims):
-            size = LANES if d == self.lane_dims[0] else self.nest.dims[d].size
-            found = [n * access.strides[d] + f for n in range(size) for f in found][:LANES]
-        return tuple(found)
-
-    def section(self, scope: str) -> Section:
-        return {"entry": self.entry, "row": self.row, "loop": self.here}[scope]
-
-    # Positions
-
-    def position(self, access: Access, spot: Spot, section: Section, dims: Sequence[int]) -> str:
-        """The part of a position that some dimensions add (for the lane dimension, of lane 0), without the offset."""
-        total = "0"
-        for d in dims:
-            if access.strides[d] and self.nest.dims[d].size > 1:
-                index = self.index(d, spot, section)
-                total = self.int(section, "add", total, self.int(section, "mul", index, str(access.strides[d])))
-        return total
-
-    def index(self, d: int, spot: Spot, section: Section) -> str:
-        """The index of a dimension here."""
-        dims = self.nest.dims
-        if dims[d].role == REDUCED:
-            flat = spot.index if spot.point is None else spot.point
-            inner, over = 1, [n for n, x in enumerate(dims) if x.role == REDUCED]
-            for n in over:
-                if n > d:
-                    inner *= dims[n].size
-            index = self.int(section, "udiv", flat, str(inner))
-            return index if d == over[0] else self.int(section, "urem", index, str(dims[d].size))
-        if d not in self.lane_dims:
-            return self.outer_index[d]
-        inner = math.prod(dims[n].size for n in self.lane_dims[1:])
-        return self.int(section, "udiv", spot.lane, str(inner)) if d == self.lane_dims[0] else "0"
-
-    def pointer(self, base: str, dtype: DType, access: Access, spot: Spot) -> tuple[str, Section]:
-        """The address of an access (of lane 0), its outer part computed outside the loop."""
-        scope = self.scope(access, spot)
-        section = self.section(scope)
-        inner = [d for d in range(len(access.strides)) if self._moves(d)]
-        outer = [d for d in range(len(access.strides)) if d not in inner]
-        key = (base, access.offset, tuple(access.strides[d] for d in outer), memory_type(dtype))
-        start = self.pointers.get(key)
-        if start is None:
-            varies = any(access.strides[d] and self.nest.dims[d].size > 1 for d in outer)
-            home = self.row if varies else self.entry
-            offset = self.int(home, "add", self.position(access, spot, home, outer), str(access.offset))
-            start = base
-            if offset != "0":
-                start = self.fresh("p")
-                home.lines.append(f"  {start} = getelementptr {memory_type(dtype)}, ptr {base}, i64 {offset}")
-            self.pointers[key] = start
-        moved = self.position(access, spot, section, inner)
-        if moved == "0":
-            return start, section
-        pointer = self.fresh("p")
-        section.lines.append(f"  {pointer} = getelementptr {memory_type(dtype)}, ptr {start}, i64 {moved}")
-        return pointer, section
-
-    def _moves(self, d: int) -> bool:
-        """Whether a dimension's index differs inside a unit."""
-        return self._loops_over(d) or d in self.lane_dims
+class MemoryWriter(PositionWriter):
+    """What reads and writes memory, and loops."""
 
     # Loads and stores
 
@@ -297,6 +55,8 @@ class MemoryWriter:
         self, base: str, dtype: DType, access: Access, spot: Spot, only: Mask | None, at: Section | None = None
     ) -> Scalar:
         """An element (or vector) of memory; ``only`` are the lanes that may be read, ``at`` where ``base`` is known."""
+        if self.is_wide(access, spot) and self.is_broken(access):
+            return self._load_across(base, dtype, access, spot, only)
         if at is None:
             pointer, section = self.pointer(base, dtype, access, spot)
             if only is not None:
@@ -322,16 +82,11 @@ class MemoryWriter:
         mask = self._both(spot.mask, only.code if only else None, section)
         kind = f"<{LANES} x {memory_type(dtype)}>"
         if offsets == SIDE_BY_SIDE:
-            name = self.fresh("x")
             if mask is None:
+                name = self.fresh("x")
                 section.lines.append(f"  {name} = load {kind}, ptr {pointer}, align {size}")
             else:
-                suffix = f"v{LANES}{_suffix(dtype)}"
-                self.declarations.add(f"declare {kind} @llvm.masked.load.{suffix}.p0(ptr, i32, <{LANES} x i1>, {kind})")
-                section.lines.append(
-                    f"  {name} = call {kind} @llvm.masked.load.{suffix}.p0(ptr {pointer}, i32 {size}, "
-                    f"<{LANES} x i1> {mask}, {kind} zeroinitializer)"
-                )
+                name = self._masked_load(pointer, dtype, mask, "zeroinitializer", section)
         elif only is None and len((cover := _cover(offsets[: spot.count]))[1]) <= MOST_LOADS:
             name = self._picked_out(pointer, dtype, offsets[: spot.count], cover, section)
         else:
@@ -342,6 +97,54 @@ class MemoryWriter:
             )
             name = self._gather(pointers, dtype, mask, section)
         return self._from_memory(name, dtype, LANES, section)
+
+    def _load_across(self, base: str, dtype: DType, access: Access, spot: Spot, only: Mask | None) -> Scalar:
+        """A vector that goes on in the next row: two pieces of neighbours, or lanes one by one."""
+        section = self.section(self.met(access, spot, only))
+        mask = self._both(spot.mask, only.code if only else None, section)
+        last = self.across[-1]
+        if access.strides[last] != 1 or self.nest.dims[last].size < LANES or dtype.bits < 32:
+            pointers = self.fresh("g")
+            section.lines.append(
+                f"  {pointers} = getelementptr {memory_type(dtype)}, ptr {base}, "
+                f"<{LANES} x i64> {self.lanes(access, spot, section, LANES)}"
+            )
+            return self._from_memory(self._gather(pointers, dtype, mask, section), dtype, LANES, section)
+        name = "zeroinitializer"
+        for begin, lead, part in self._rows_across(spot, section):
+            at, pointer = Spot(index=begin), self.fresh("p")
+            position = self.position(access, at, section, range(len(access.strides)))
+            start = self.int(section, "add", self.int(section, "add", position, str(access.offset)), lead)
+            section.lines.append(f"  {pointer} = getelementptr {memory_type(dtype)}, ptr {base}, i64 {start}")
+            name = self._masked_load(pointer, dtype, str(self._both(part, mask, section)), name, section)
+        return self._from_memory(name, dtype, LANES, section)
+
+    def _rows_across(self, spot: Spot, section: Section) -> list[tuple[str, str, str]]:
+        """The row that a vector begins in and the next: an index there, how far before it lane 0 would lie, and the lanes in that row."""
+        size, memo = self.nest.dims[self.across[-1]].size, self.memo["loop"]
+        row = self.int(section, "udiv", spot.index, str(size))
+        after = self.int(section, "mul", self.int(section, "add", row, "1"), str(size))
+        left = self.int(section, "add", after, self.int(section, "mul", spot.index, "-1"))
+        key = ("rows", spot.index)
+        if key not in memo:
+            narrow, here = self.fresh("i"), self.fresh("c")
+            section.lines.append(f"  {narrow} = trunc i64 {left} to i32")
+            lanes = ", ".join(f"i32 {n}" for n in range(LANES))
+            section.lines.append(f"  {here} = icmp ult <{LANES} x i32> <{lanes}>, {self._splat(narrow, 32, section)}")
+            memo[key] = Scalar(bool_, here)
+        here, there = str(memo[key].code), self.fresh("c")
+        section.lines.append(f"  {there} = xor <{LANES} x i1> {here}, splat (i1 true)")
+        return [(spot.index, "0", here), (after, self.int(section, "mul", left, "-1"), there)]
+
+    def _masked_load(self, pointer: str, dtype: DType, mask: str, other: str, section: Section) -> str:
+        """Neighbours where a mask is set, and ``other`` elsewhere."""
+        kind, suffix, name = f"<{LANES} x {memory_type(dtype)}>", f"v{LANES}{_suffix(dtype)}", self.fresh("x")
+        self.declarations.add(f"declare {kind} @llvm.masked.load.{suffix}.p0(ptr, i32, <{LANES} x i1>, {kind})")
+        section.lines.append(
+            f"  {name} = call {kind} @llvm.masked.load.{suffix}.p0(ptr {pointer}, i32 {item_size(dtype)}, "
+            f"<{LANES} x i1> {mask}, {kind} {other})"
+        )
+        return name
 
     def _picked_out(
         self, pointer: str, dtype: DType, offsets: Sequence[int], cover: tuple[int, list[int]], section: Section

@@ -12,7 +12,7 @@ from ...ir.types import f32
 from ...passes.loops import rules
 from ..sums import waiting
 from . import narrow
-from .nest_memory import LANES, Carry, Section, Spot
+from .nest_positions import LANES, Carry, Section, Spot
 from .nest_values import ValueWriter
 
 

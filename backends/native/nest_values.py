@@ -11,7 +11,8 @@ from ...ir.types import bool_, i64, u32, u64
 from ...passes.loops import REDUCED, Access, Bound, Nest, rules
 from ...passes.rewrite import repeated_number
 from . import philox
-from .nest_memory import LANES, SIDE_BY_SIDE, Mask, MemoryWriter, Section, Spot, item_size, memory_type, to_memory
+from .nest_memory import MemoryWriter, to_memory
+from .nest_positions import LANES, SIDE_BY_SIDE, Mask, Section, Spot, item_size, memory_type
 
 TEMPORARY_BYTES = 1 << 17
 RECOMPUTED_COST = 2
@@ -121,31 +122,12 @@ class ValueWriter(MemoryWriter):
             )
         raise AssertionError(f"{op.name} was not finished before it is read")
 
-    def _lanes(self, access: Access, spot: Spot, section: Section, width: int, bits: int = 64) -> str:
-        """A position as an integer operand, lane by lane where wide."""
-        every = range(len(access.strides))
-        first = self.int(section, "add", self.position(access, spot, section, every), str(access.offset))
-        if width == 1:
-            return first
-        if bits != 64:
-            narrow = self.fresh("i")
-            section.lines.append(f"  {narrow} = trunc i64 {first} to i{bits}")
-            first = narrow
-        kind, steps = f"<{LANES} x i{bits}>", ", ".join(f"i{bits} {n}" for n in self.offsets(access))
-        name, whole, total = self.fresh("i"), self.fresh("i"), self.fresh("i")
-        section.lines += [
-            f"  {name} = insertelement {kind} poison, i{bits} {first}, i64 0",
-            f"  {whole} = shufflevector {kind} {name}, {kind} poison, <{LANES} x i32> zeroinitializer",
-            f"  {total} = add {kind} {whole}, <{steps}>",
-        ]
-        return total
-
     def _source(self, i: Instruction, access: Access, spot: Spot, section: Section, width: int) -> Scalar:
         axes = self.nest.coordinates(access, i.result.type.shape)
         builder = section.builder(width)
 
         def index(axis: int) -> Scalar:
-            return Scalar(i64, self._lanes(axes[axis], spot, section, width))
+            return Scalar(i64, self.lanes(axes[axis], spot, section, width))
 
         made: Scalar = rules(i).element(builder, index, **i.attrs)
         section.end(builder)
@@ -157,12 +139,12 @@ class ValueWriter(MemoryWriter):
         for b in bounds:
             flag = self.fresh("c")
             if width != 1 and self.is_wide(b.position, spot):
-                bits = 32 if self._reach(b.position) < 1 << 31 else 64
-                at = self._lanes(b.position, spot, section, LANES, bits)
+                bits = 32 if self.reach(b.position) < 1 << 31 else 64
+                at = self.lanes(b.position, spot, section, LANES, bits)
                 section.lines.append(f"  {flag} = icmp ult <{LANES} x i{bits}> {at}, splat (i{bits} {b.size})")
                 flags.append(flag)
                 continue
-            section.lines.append(f"  {flag} = icmp ult i64 {self._lanes(b.position, spot, section, 1)}, {b.size}")
+            section.lines.append(f"  {flag} = icmp ult i64 {self.lanes(b.position, spot, section, 1)}, {b.size}")
             if width != 1:
                 one, first, flag = flag, self.fresh("c"), self.fresh("c")
                 section.lines += [
@@ -177,12 +159,6 @@ class ValueWriter(MemoryWriter):
             )
             flags.append(name)
         return flags[0] if flags else None
-
-    def _reach(self, access: Access) -> int:
-        """More than the size of any position, lanes that do not count included."""
-        return abs(access.offset) + sum(
-            abs(s) * (d.size + LANES) for s, d in zip(access.strides, self.nest.dims, strict=True)
-        )
 
     def _join(
         self, i: Instruction, access: Access, spot: Spot, section: Section, width: int, only: Mask | None
@@ -225,13 +201,13 @@ class ValueWriter(MemoryWriter):
         name = self.fresh("w")
         if aligned:
             self.functions["philox_run"] = philox.RUN
-            at = self._lanes(access, spot, section, 1)
+            at = self.lanes(access, spot, section, 1)
             section.lines.append(f"  {name} = call <16 x i32> @philox_run(i64 {at}, i32 {words[0]}, i32 {words[1]})")
         else:
             function = f"philox_each_{width}"
             self.functions[function] = philox.each(width)
             kinds = ("i64", "i32") if width == 1 else (f"<{width} x i64>", f"<{width} x i32>")
-            at = self._lanes(access, spot, section, width)
+            at = self.lanes(access, spot, section, width)
             section.lines.append(
                 f"  {name} = call {kinds[1]} @{function}({kinds[0]} {at}, i32 {words[0]}, i32 {words[1]})"
             )
@@ -273,7 +249,7 @@ class ValueWriter(MemoryWriter):
             )
             found = self.load(start, dtype, base, spot, only, section)
             return found if width == 1 or self.is_wide(base, spot) else self.spread(found, self.met(access, spot, only))
-        lanes = self._lanes(base, spot, section, LANES)
+        lanes = self.lanes(base, spot, section, LANES)
         scaled, total, pointers = self.fresh("i"), self.fresh("i"), self.fresh("g")
         section.lines += [
             f"  {scaled} = mul <{LANES} x i64> {at}, splat (i64 {step})",

@@ -14,7 +14,7 @@ from string import Template
 from ...ir.types import Array, DType, f32
 from ..sums import BLOCK
 from . import engine
-from .nest_memory import LANES
+from .nest_positions import LANES
 
 LEVELS = 64
 """How many sums of blocks may wait: one for each power of two of an i64."""

@@ -9,7 +9,8 @@ from typing import Any
 
 from ...ir.op import Check, Layout
 from ...ir.types import DType, TensorType
-from .nest_memory import from_memory, item_size, memory_type
+from .nest_memory import from_memory
+from .nest_positions import item_size, memory_type
 from .vector import VectorBuilder
 
 MEMSET = "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)"

@@ -46,9 +46,9 @@ def wrong_primitive(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Make the code of a scalar primitive 64 units off in compiled programs; the tape keeps the right one."""
     monkeypatch.setenv("TAPEIR_CACHE", "off")
     if kernels.table().name == "native":
-        from tapeir.backends.native import nest_memory
+        from tapeir.backends.native import nest_positions
 
-        builder: Any = vars(nest_memory)["_Builder"]
+        builder: Any = vars(nest_positions)["_Builder"]
         emit = builder.emit
 
         def off(self: Any, primitive: str, arguments: Any, dtype: Any) -> Any:
