@@ -28,7 +28,7 @@ from tapeir.backends.cuda.executable import CudaExecutable
 from tapeir.backends.cuda.lanes import LANES
 from tapeir.backends.cuda.program import CudaProgram
 from tapeir.ir import OPS, Module
-from tapeir.ir.types import Array, DType, bf16, f16
+from tapeir.ir.types import Array, DType
 from tapeir.passes import UNFUSED
 
 once = pytest.mark.skipif(
@@ -139,10 +139,6 @@ def contracted(dtype: DType, a: int, b: int, out: int, sizes: Sizes) -> None:
         return np.ctypeslib.as_array(raw).view(dtype.numpy).reshape(shape)
 
     x, y = array(a, batches, *((k, m) if ta else (m, k))), array(b, batches, *((n, k) if tb else (k, n)))
-    if dtype in (f16, bf16):
-        x, y = (t.swapaxes(1, 2) if flag else t for t, flag in ((x.astype(np.float32), ta), (y.astype(np.float32), tb)))
-        array(out, batches, m, n)[...] = x @ y
-        return
     with np.errstate(all="ignore"):
         kernels.table().contract(dtype)(
             np.ascontiguousarray(x), np.ascontiguousarray(y), array(out, batches, m, n), ta, tb
