@@ -246,7 +246,7 @@ class Module:
         return Module(self.name, [f.clone() for f in self])
 
     def __getitem__(self, name: str) -> Function:
-        found = self.functions.get(name.removeprefix("@"))
+        found = self.functions.get(name) or self.functions.get(name.removeprefix("@"))
         if found is None:
             raise KeyError(
                 f"module @{self.name} has no function {name!r}; it has {', '.join(self.functions) or 'none'}"

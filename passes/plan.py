@@ -25,6 +25,7 @@ from ..ir import Function, Instruction, Module, Place, Value
 from ..ir.composite import can_fail
 from ..ir.op import Composite, Contract, Control, Elementwise, Gather, Join, Layout, Reduce, Scatter, Source, View
 from ..ir.types import DType, TensorType, key
+from ..ir.verify import PLANNED
 from .loops import Nest, UnfitError, kernel_nest
 from .manager import Context, Pass
 from .schedule import scheduled
@@ -578,6 +579,8 @@ def _plan_function(
     named = function.name in inside and any(role is None for role in function.roles)
     if named:
         return False
+    if not function.instructions and not function.arguments:  # what a text says of its memory is not what there is
+        return bool([function.attrs.pop(name) for name in PLANNED if name in function.attrs])
 
     def places() -> list[Place | None]:
         return [v.place for v in function.values()]

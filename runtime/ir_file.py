@@ -28,7 +28,7 @@ def entry_of(module: Module, name: str | None = None) -> Function:
 
     Raises ``EntryError`` with the names there are.
     """
-    if name is not None and name.removeprefix("@") in module.functions:
+    if name is not None and (name in module.functions or name.removeprefix("@") in module.functions):
         return module[name]
     named = set[Symbol | str]().union(*[f.symbols() for f in module])
     roots = [f for f in module if f.name not in named]

@@ -220,7 +220,7 @@ UNTELLABLE: dict[str, tuple[Callable[[Module], object], str]] = {
         "%?: f32[] is defined once",
     ),
     "a constant key": (_constant(Literal.splat(0, key[()])), "there are no constant keys"),
-    "a long integer": (_edit_attrs(1, rank=1 << 64, eps=1.0), "integers have 64 bits"),
+    "a long integer": (_edit_attrs(1, rank=1 << 64, eps=1.0), "is outside 64 bits"),
     "a shape of many axes": (
         lambda m: setattr(m["f"].arguments[0], "type", TensorType(f32, (1,) * 33)),
         "possible type",
