@@ -1,7 +1,7 @@
 """inline: an op that runs a function as a kernel is replaced by that function's ops.
 
-``fused`` with a kernel of class ``update`` stays: every target runs it as one.  Of ``dissolve`` every kernel stays that is one nest
-of loops.
+``fused`` with a kernel of class ``update`` stays: every target runs it as one.  ``dissolve`` is the same for targets with loops of their
+own, and leaves every kernel that is one nest of loops.
 """
 
 from __future__ import annotations
