@@ -14,6 +14,7 @@ import numpy as np
 
 from ..ir import Function, Instruction, Module, Value
 from ..ir.errors import BackendError
+from ..ir.float_mode import standard_mode
 from ..ir.types import Array, holds_floats
 from .state import State
 
@@ -140,7 +141,11 @@ class Executable:
             raise TypeError(f"@{self.function.name}: %{value.name} is {value.type}, not an array of shape {a.shape}")
         if a.dtype.kind == "c" or (holds_floats(a) and not value.type.dtype.floating):
             raise TypeError(f"@{self.function.name}: %{value.name} is {value.type}, not an array of {a.dtype}")
-        return np.ascontiguousarray(a, value.type.dtype.numpy).reshape(a.shape)
+        wanted = value.type.dtype.numpy
+        if a.dtype != wanted:
+            with standard_mode():
+                a = a.astype(wanted)
+        return np.ascontiguousarray(a).reshape(a.shape)
 
     def run_into(self, arrays: Sequence[Array], out: Sequence[Array]) -> tuple[Array, ...]:
         """All results for all arguments, written to ``out``, whose contents are undefined if this raises."""
@@ -267,4 +272,5 @@ def compile_module(
     if refused:
         names = ", ".join(sorted({i.op.name for i in refused}))
         raise BackendError(f"backend {backend.name!r} does not support {names} on {device}", refused[0].location)
-    return backend.compile(function, device=device, options={"module": module, **(options or {})})
+    with standard_mode():  # constants are computed meanwhile
+        return backend.compile(function, device=device, options={"module": module, **(options or {})})

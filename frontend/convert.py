@@ -12,6 +12,7 @@ import numpy as np
 from ..ir import types
 from ..ir.build import Builder
 from ..ir.errors import ArgumentTypeError, ArgumentValueError, DtypeError, IRError, TraceError
+from ..ir.float_mode import standard_mode
 from ..ir.graph import Value
 from ..ir.record import Frame, blame, current_frame, default_recorder, frame, here
 from ..ir.source import public, wraps
@@ -213,7 +214,7 @@ def on_tape(function: Callable[P, R]) -> Callable[P, R]:
             return Tensor(recorder.argument(type_of(array), array=array))
 
         floating = [d for d in map(_float_of, leaves((args, kwargs))) if d is not None]
-        with frame(Frame(recorder, dtype=floating[0] if floating else types.f32)):
+        with frame(Frame(recorder, dtype=floating[0] if floating else types.f32)), standard_mode():
             result: Any = function(*lift(args, enter), **lift(kwargs, enter))  # type: ignore[call-arg]
             return lower(result)
 

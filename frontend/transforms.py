@@ -15,6 +15,7 @@ from ..ir import types
 from ..ir.autodiff import forward, reverse
 from ..ir.build import Builder
 from ..ir.errors import ArgumentTypeError, ArgumentValueError, DtypeError, ShapeError
+from ..ir.float_mode import standard_mode
 from ..ir.graph import Instruction, Mark, Module, Value
 from ..ir.record import Frame, GraphBuilder, Recorder, current_frame, frame, here
 from ..ir.source import public
@@ -191,7 +192,7 @@ def trace(function: Callable[..., Any], *arguments: Any, mode: str | None = None
     recorder = GraphBuilder()
     name = getattr(function, "__name__", "main")
     name = name if name != "<lambda>" else "main"
-    with frame(Frame(recorder, dtype=dtype, mode=mode)):
+    with frame(Frame(recorder, dtype=dtype, mode=mode)), standard_mode():
         names = argument_names(function, len(types_))
         given = [recorder.argument(t, n) for t, n in zip(types_, names, strict=True)]
         result = function(*map(Tensor, given))

@@ -17,6 +17,7 @@ from lark.exceptions import VisitError
 
 from .errors import ParseError
 from .escape import shortened
+from .float_mode import standard_mode
 from .graph import PLACE_RULE, PLACES, ROLES, Function, Instruction, Location, Mark, Module, Place, Symbol, Value
 from .literal import Literal, misfit
 from .op import BITS, OPS, Attr, Op
@@ -425,7 +426,7 @@ def parse(
     origin = Origin(source, file)
     parser, builder = _parser()
     try:
-        with _LOCK:
+        with _LOCK, standard_mode():  # numbers are rounded to their dtypes
             builder.begin(origin, {**beside, **(data or {})}, missing)
             module = cast(Module, cast(Any, parser).parse(source))
     except UnexpectedInput as error:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .float_mode import standard_mode
 from .graph import Function, Instruction, Location, Mark, Module, Symbol, Value
 from .literal import Literal
 from .types import Array, DType, TensorType, bf16
@@ -216,8 +217,8 @@ def _function(function: Function, form: Form, indent: str) -> str:
         lines.append(indent + closing)
     else:
         lines[-1] += closing
-    for i in function.instructions:
-        lines.append(f"{indent}  {instruction(i, names, form)}")
+    with standard_mode():  # digits are found by arithmetic
+        lines += [f"{indent}  {instruction(i, names, form)}" for i in function.instructions]
     returned = " " + ", ".join(names.of[v] for v in function.results) if function.results else ""
     lines.append(f"{indent}  return{returned}")
     lines.append(indent + "}")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ..ir import IRError, Module, Value, VerifyError, save
 from ..ir.atomic import write_atomically
+from ..ir.float_mode import standard_mode
 from ..ir.graph import Instruction
 from ..ir.types import Array
 
@@ -174,7 +175,8 @@ class PassManager:
             known = {i for f in module for i in f.instructions} if self.provenance is not None else None
             rewrites, begin = context.rewrites, time.perf_counter()
             context.running = name
-            changed = self.passes[name].run(module, context)
+            with standard_mode():
+                changed = self.passes[name].run(module, context)
             seconds = time.perf_counter() - begin
             if known is not None:
                 made = (i for f in module for i in f.instructions if i not in known)

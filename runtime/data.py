@@ -17,6 +17,7 @@ import numpy as np
 
 from ..ir import philox
 from ..ir.errors import ArgumentValueError, DataError
+from ..ir.float_mode import standard_mode
 from ..ir.record import here
 from ..ir.types import Array, DType, holds_floats
 
@@ -63,7 +64,8 @@ class Dataset:
 
     def cast(self, dtype: DType) -> Dataset:
         """Floating columns in a dtype; integers and bools stay."""
-        return Dataset([c.astype(dtype.numpy, copy=False) if holds_floats(c) else c for c in self.columns])
+        with standard_mode():
+            return Dataset([c.astype(dtype.numpy, copy=False) if holds_floats(c) else c for c in self.columns])
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Two datasets: a ``fraction`` of the rows, chosen by the seed, and the others."""

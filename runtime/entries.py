@@ -13,6 +13,7 @@ from ..frontend.optim import Optimizer
 from ..frontend.tensor import Tensor
 from ..frontend.transforms import argument_names
 from ..ir import Builder, Frame, Function, GraphBuilder, Mark, ShapeError, TensorType, TraceError, Value, frame, reverse
+from ..ir.float_mode import standard_mode
 from ..ir.graph import location
 from ..ir.record import here, located
 from ..ir.source import boundary
@@ -163,7 +164,7 @@ def record(
     for name, type_ in declared.types(setting.dtype).items():
         r.current[name] = r.held(name, type_)
     begin_frame = Frame(recorder, setting.dtype, mode, r, r.draw_key)
-    with frame(begin_frame):
+    with frame(begin_frame), standard_mode():
         inputs = values[:-1] if has_target else values
         outputs = model(*map(Tensor, inputs))
         if outputs is None:

@@ -9,6 +9,7 @@ import numpy as np
 from ml_dtypes import finfo
 
 from ..ir import Function, Instruction, IRError, Module, TensorType, Value
+from ..ir.float_mode import standard_mode
 from ..ir.graph import Symbol
 from ..ir.literal import Literal
 from ..ir.op import Control
@@ -73,8 +74,9 @@ def wide_values(function: Function, arrays: Sequence[Array], module: Module | No
     known: dict[Value, Array] = {
         v: _wide_array(np.asarray(a), v.type) for v, a in zip(function.arguments, arrays, strict=True)
     }
-    for i in function.instructions:
-        known.update(zip(i.results, wide(i, [known[o] for o in i.operands], module), strict=True))
+    with standard_mode():
+        for i in function.instructions:
+            known.update(zip(i.results, wide(i, [known[o] for o in i.operands], module), strict=True))
     return known
 
 

@@ -36,6 +36,7 @@ from ..ir import (
 )
 from ..ir import Module as IRModule
 from ..ir.errors import ArgumentTypeError, ArgumentValueError
+from ..ir.float_mode import standard_mode
 from ..ir.source import public, user_line
 from ..ir.types import Array, DType, dtype, holds_floats, key, type_of
 from . import checkpoint
@@ -203,7 +204,8 @@ class Runtime(Fixed):
         self._on: Any = host_or(device)
         self._lock: Any = RLock() if self._on is HOST else self._on.device.lock
         self._state = state_on(device, state_types(self.setting))
-        self._state.load(first_state(self.setting, self._key))
+        with standard_mode():
+            self._state.load(first_state(self.setting, self._key))
         self._made = True
 
     # Construction and settings
@@ -311,7 +313,8 @@ class Runtime(Fixed):
         array = to_array(x)
         wanted = self.setting.dtype.numpy
         if holds_floats(array) and array.dtype != wanted:
-            array = array.astype(wanted)
+            with standard_mode():
+                array = array.astype(wanted)
         return array
 
     def _follow(self) -> None:
@@ -581,7 +584,7 @@ class Runtime(Fixed):
         missing = [n for n in types if n not in new and not n.startswith("optimizer/")]
         if missing:
             raise CheckpointError(f"state {', '.join(missing)} is missing")
-        with self._lock:
+        with self._lock, standard_mode():
             self._state.load(new)
 
     def load_file(self, path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:

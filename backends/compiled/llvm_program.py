@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...ir import Function, Instruction, IRError, Module, Value
+from ...ir.float_mode import standard_mode
 from ...ir.op import Control, Layout, Source
 from ...ir.print import print_module, quote
 from ...ir.types import DTYPES, Array
@@ -413,7 +414,8 @@ class _LlvmSteps(Steps):
 
     def run(self, i: Instruction) -> None:
         for step in self._code.get(i, ()):
-            code = step(self._address)
+            with standard_mode():
+                code = step(self._address)
             if code:
                 raise self._program.error(code, self._status)
 

@@ -1,8 +1,8 @@
 """The LLVM target: a planned function as one native function, products included.
 
-``i64 run(ptr bases)`` runs the steps of the function in order, one for each instruction that has code.  ``bases`` holds the
-addresses of the arena, the constants and the current and next buffers of state.  It returns 0, or the number of the failing check with the
-bad element behind it; nothing that a later call reads has been written then.
+``i64 run(ptr bases)`` runs the steps of the function in order, one for each instruction that has code, in the default
+floating-point mode.  ``bases`` holds the addresses of the arena, the constants and the current and next buffers of state.  It returns
+0, or the number of the failing check with the bad element behind it; nothing that a later call reads has been written then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...ir.types import Shape
 from ...passes.fuse import form_of
 from ...passes.loops import Nest, grouped
 from ..base import Sizes
-from ..native import philox
+from ..native import float_mode, philox
 from ..native.nest import NestWriter
 from ..native.nest_positions import memory_type
 from ..native.routines import MEMSET, argmax, check_loop, scatter_add
@@ -176,7 +176,7 @@ class Program(Lowering[list[str]]):
 
     def _text(self) -> str:
         """The main module: steps, and ``run``, which calls them."""
-        lines = ["define i64 @run(ptr %bases) {", "entry:"]
+        lines = ["define internal i64 @steps(ptr %bases) noinline {", "entry:"]
         names = [*[n for i in self.function.instructions for n in self.names.get(i, ())], *self.last]
         for name in names:
             lines.append(f"  %{name} = call i64 @{name}(ptr %bases)")
@@ -192,6 +192,7 @@ class Program(Lowering[list[str]]):
                 *dict.fromkeys(self.support.values()),
                 *self.texts,
                 "\n".join(lines),
+                float_mode.guarded("run", "steps"),
             ]
         )
 

@@ -15,6 +15,7 @@ import numpy as np
 from ...ir import Function, Instruction, Module, Value, philox
 from ...ir.errors import IRError
 from ...ir.escape import comment
+from ...ir.float_mode import standard_mode
 from ...ir.op import (
     Contract,
     Control,
@@ -394,7 +395,7 @@ class NumpyProgram(Executable):
         runs = tuple(self._instantiate(state, which) for which in (0, 1))
 
         def call(*inputs: Array) -> tuple[Array, ...]:
-            with np.errstate(all="ignore"):
+            with standard_mode(), np.errstate(all="ignore"):
                 return runs[state.current](*inputs)
 
         return call
@@ -434,7 +435,7 @@ class _NumpySteps(Steps):
         return np.array(self._array(value))
 
     def run(self, i: Instruction) -> None:
-        with np.errstate(all="ignore"):
+        with standard_mode(), np.errstate(all="ignore"):
             self._run(i)
 
     def kernel(self, i: Instruction) -> str:

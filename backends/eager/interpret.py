@@ -11,6 +11,7 @@ import numpy as np
 from ...ir import Function, Instruction, Module, Op, philox
 from ...ir.composite import decomposition
 from ...ir.errors import BackendError, IRError
+from ...ir.float_mode import standard_mode
 from ...ir.graph import Value
 from ...ir.op import Composite, Contract, Control, Elementwise, Random32, Reduce, Scatter
 from ...ir.record import blame
@@ -149,7 +150,7 @@ def run(function: Function, arrays: Sequence[Any], module: Module | None = None,
         if n < len(ends):
             ends[n].append(v)
     known: dict[Value, Any] = dict(zip(function.arguments, map(on.array, arrays), strict=True))
-    with np.errstate(all="ignore"):
+    with standard_mode(), np.errstate(all="ignore"):
         for n, i in enumerate(function.instructions):
             for r, a in zip(i.results, on.run(i, [known[o] for o in i.operands], module), strict=True):
                 known[r] = a
@@ -163,7 +164,7 @@ def values_of(
 ) -> dict[Value, Array]:
     """Every value of a function on arrays, as a tape would hold them; copies on the host of what lies elsewhere."""
     known: dict[Value, Any] = dict(zip(function.arguments, map(on.array, arrays), strict=True))
-    with np.errstate(all="ignore"):
+    with standard_mode(), np.errstate(all="ignore"):
         for i in function.instructions:
             known.update(zip(i.results, on.run(i, [known[o] for o in i.operands], module), strict=True))
     return {v: np.asarray(a) for v, a in known.items()}

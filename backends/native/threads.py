@@ -17,7 +17,7 @@ from string import Template
 from typing import Any
 
 from ..cores import wanted_threads
-from . import engine
+from . import engine, float_mode
 
 MOST_WORKERS = 15
 SPIN_NANOSECONDS = 60_000
@@ -27,14 +27,6 @@ _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
 _RELAX = {
     "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
     "aarch64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)"),
-}
-# Threads inherit the floating-point mode of whoever makes them; a worker's is the default, without flushing denormals.
-_MODE = {
-    "x86_64": (
-        "@mode = private constant i32 8064\ndeclare void @llvm.x86.sse.ldmxcsr(ptr)",
-        "call void @llvm.x86.sse.ldmxcsr(ptr @mode)",
-    ),
-    "aarch64": ("declare void @llvm.aarch64.set.fpcr(i64)", "call void @llvm.aarch64.set.fpcr(i64 0)"),
 }
 
 _SEQUENTIAL = """
@@ -431,7 +423,7 @@ def source() -> str:
         return _SEQUENTIAL + _ALONE
     machine = platform.machine()
     relax, pause = _RELAX.get(machine, ("", ""))
-    mode, set_mode = _MODE.get(machine, ("", ""))
+    mode, set_mode = float_mode.setting()  # a thread inherits that of whoever makes it
     return _SEQUENTIAL + Template(_POOL).substitute(
         most=MOST_WORKERS, spin=SPIN_NANOSECONDS, futex=_FUTEX[machine],
         declarations=f"{relax}\n{mode}", relax=pause, mode=set_mode,
