@@ -108,7 +108,9 @@ class Executable:
         raise BackendError(f"{type(self).__name__} does not run on plain arrays")
 
     def __call__(self, *arrays: Any, out: Sequence[Array] | None = None) -> Any:
-        """Results for one array per argument; fresh arrays, or written to ``out``.  One result comes bare.
+        """Results for one array per argument; fresh arrays, or written to ``out``.
+
+        One result comes bare, unless the function's attribute ``tuple`` says that it was returned in a tuple.
 
         What ``out`` holds is undefined if the call raises.
         """
@@ -120,7 +122,7 @@ class Executable:
         with self.lock:
             given = [self.accept(value, array) for value, array in zip(expected, arrays, strict=True)]
             results = self.run(given) if out is None else self.run_into(given, out)
-        return results[0] if len(results) == 1 else results
+        return results[0] if len(results) == 1 and not self.function.attrs.get("tuple") else results
 
     def _writable(self, out: Sequence[Array]) -> None:
         """Raise ``TypeError`` for arrays that results cannot be written to."""

@@ -156,18 +156,32 @@ def together(name: str, *operands: Any, dtype: DType | None = None, floating: bo
     ]
 
 
-def has_tensors(items: Sequence[Any]) -> bool:
-    """Whether a tensor, parameter or buffer is somewhere in nested lists and tuples."""
-    return any(isinstance(x, Operators) or (isinstance(x, (list, tuple)) and has_tensors(typed(Any, x))) for x in items)
+def has_tensors(items: Sequence[Any], around: tuple[Any, ...] = ()) -> bool:
+    """Whether a tensor, parameter or buffer is somewhere in nested lists and tuples.
+
+    Raises ``ArgumentValueError`` for a list that contains itself.
+    """
+    around = _entered(items, around)
+    return any(
+        isinstance(x, Operators) or (isinstance(x, (list, tuple)) and has_tensors(typed(Any, x), around)) for x in items
+    )
 
 
-def _mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
+def _entered(container: Any, around: tuple[Any, ...]) -> tuple[Any, ...]:
+    if any(c is container for c in around):
+        raise ArgumentValueError(f"a {type(container).__name__} contains itself\n  rule: arguments are finite trees")
+    return (*around, container)
+
+
+def _mapped(tree: Any, leaf: Callable[[Any], Any], around: tuple[Any, ...] = ()) -> Any:
     """``tree`` (lists, tuples and dicts) with ``leaf`` applied to everything else."""
+    if isinstance(tree, (list, tuple, dict)):
+        around = _entered(tree, around)
     if isinstance(tree, (list, tuple)):
-        items = [_mapped(x, leaf) for x in typed(list[Any], tree)]
+        items = [_mapped(x, leaf, around) for x in typed(list[Any], tree)]
         return tuple(items) if isinstance(tree, tuple) else items
     if isinstance(tree, dict):
-        return {k: _mapped(x, leaf) for k, x in typed(dict[Any, Any], tree).items()}
+        return {k: _mapped(x, leaf, around) for k, x in typed(dict[Any, Any], tree).items()}
     return leaf(tree)
 
 

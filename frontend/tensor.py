@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -11,6 +12,8 @@ from ..ir.errors import ArgumentTypeError, TraceError
 from ..ir.graph import Value
 from ..ir.record import current_frame, here
 from ..ir.types import Array, DType, Shape
+
+Axis = int | Sequence[int] | None
 
 
 class Operators:
@@ -145,13 +148,61 @@ class Operators:
         """See ``ops.reshape``; one size may be -1."""
         return functional.reshape(self, shape[0] if len(shape) == 1 else shape)
 
-    def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
+    def sum(self, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
         """See ``ops.sum``."""
         return functional.sum(self, axis=axis, keepdims=keepdims, dtype=dtype)
 
-    def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
+    def mean(self, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
         """See ``ops.mean``."""
         return functional.mean(self, axis=axis, keepdims=keepdims, dtype=dtype)
+
+    def var(self, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+        """See ``ops.var``."""
+        return functional.var(self, axis=axis, correction=correction, keepdims=keepdims)
+
+    def std(self, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+        """See ``ops.std``."""
+        return functional.std(self, axis=axis, correction=correction, keepdims=keepdims)
+
+    def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """See ``ops.max``."""
+        return functional.max(self, axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """See ``ops.min``."""
+        return functional.min(self, axis=axis, keepdims=keepdims)
+
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        """See ``ops.argmax``."""
+        return functional.argmax(self, axis=axis, keepdims=keepdims)
+
+    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        """See ``ops.argmin``."""
+        return functional.argmin(self, axis=axis, keepdims=keepdims)
+
+    def any(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """See ``ops.any``."""
+        return functional.any(self, axis=axis, keepdims=keepdims)
+
+    def all(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """See ``ops.all``."""
+        return functional.all(self, axis=axis, keepdims=keepdims)
+
+    def clip(self, min: Any = None, max: Any = None) -> Tensor:
+        """See ``ops.clip``."""
+        return functional.clip(self, min, max)
+
+    def round(self) -> Tensor:
+        """See ``ops.round``."""
+        return functional.round(self)
+
+    def squeeze(self, axis: Axis = None) -> Tensor:
+        """See ``ops.squeeze``."""
+        return functional.squeeze(self, axis=axis)
+
+    def take(self, indices: Any, axis: int | None = None) -> Tensor:
+        """See ``ops.take``."""
+        return functional.take(self, indices, axis=axis)
 
     def astype(self, dtype: Any) -> Tensor:
         """See ``ops.astype``."""

@@ -56,6 +56,11 @@ def _outputs(result: Any) -> list[Value]:
     return [as_value(item) for item in items]
 
 
+def returned_attrs(result: Any) -> dict[str, Any]:
+    """The attributes of a function for what its Python function returned: ``tuple`` for a tuple or list of one."""
+    return {"tuple": True} if isinstance(result, (tuple, list)) and len(result) == 1 else {}  # pyright: ignore[reportUnknownArgumentType]
+
+
 def _or_zeros(found: Sequence[Value | None], like: Sequence[Value]) -> list[Tensor]:
     build = builder()
     return [Tensor(build.splat(0.0, v.type) if g is None else g) for g, v in zip(found, like, strict=True)]
@@ -198,4 +203,5 @@ def trace(function: Callable[..., Any], *arguments: Any, mode: str | None = None
         result = function(*map(Tensor, given))
         outputs = _outputs(result)
     pairs: list[tuple[Value, Mark | None]] = [(v, None) for v in outputs]
-    return Module(name, [recorder.function(name, [(v, "input") for v in recorder.arguments], pairs).closed()])
+    arguments: list[tuple[Value, str | None]] = [(v, "input") for v in recorder.arguments]
+    return Module(name, [recorder.function(name, arguments, pairs, returned_attrs(result)).closed()])

@@ -182,6 +182,11 @@ def normalize_axis(axis: int, rank: int) -> int:
     return axis % rank
 
 
+def reduced_axes(axes: int | Sequence[int] | None, rank: int) -> Shape:
+    """``normalize_axes`` of a reduction: over axis 0 or -1, one of rank 0 is over no axis, as in NumPy and PyTorch."""
+    return () if rank == 0 and axes in (0, -1) else normalize_axes(axes, rank)
+
+
 def normalize_axes(axes: int | Sequence[int] | None, rank: int) -> Shape:
     """Sorted axes counted from 0; None is all of them; raises ``ShapeError`` for a repeated or foreign one."""
     if axes is None:

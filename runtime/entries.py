@@ -11,7 +11,7 @@ from ..frontend.nn import Buffer, Module, Objective, Parameter
 from ..frontend.nn.module import Declared, line_of
 from ..frontend.optim import Optimizer
 from ..frontend.tensor import Tensor
-from ..frontend.transforms import argument_names
+from ..frontend.transforms import argument_names, returned_attrs
 from ..ir import Builder, Frame, Function, GraphBuilder, Mark, ShapeError, TensorType, TraceError, Value, frame, reverse
 from ..ir.float_mode import standard_mode
 from ..ir.graph import location
@@ -39,6 +39,13 @@ class Declarations:
         for path, item in model.walk():
             if isinstance(item, Module):
                 self.modules.setdefault(id(item), path)
+            elif not path.isprintable() or not path:
+                raise TraceError(
+                    f"a {type(item).__name__} of the model is called {path!r}\n"
+                    "  rule: names become parts of files and of IR text, of characters that can be printed\n"
+                    "  remedy: another attribute name or dictionary key",
+                    location(*made, "") if (made := line_of(model)) else (),
+                )
             elif id(item) in self.names:
                 self.aliases[path] = self.names[id(item)]
             elif path in self.parameters or path in self.buffers:
@@ -217,7 +224,8 @@ def record(
     )
     r.results = [x for x in r.results if x[1] is None or x[1].kind != "update"] + marked
     name = entry if entry == "train_step" else f"{entry}_{mode}"
-    return recorder.function(name, r.ordered(), r.results, {"mode": mode}).closed()
+    attrs = {"mode": mode, **({} if has_target else returned_attrs(outputs))}
+    return recorder.function(name, r.ordered(), r.results, attrs).closed()
 
 
 boundary(record.__code__)

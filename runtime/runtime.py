@@ -87,6 +87,15 @@ class Loss:
         return f"Loss({float(self)!r})"
 
 
+class Packed(tuple[Array, ...]):
+    """The only result of an entry whose Python function returned a tuple or list of it."""
+
+    @classmethod
+    def of(cls, function: Function, outputs: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The outputs, packed where the function's attribute ``tuple`` says so."""
+        return cls(outputs) if function.attrs.get("tuple") else outputs
+
+
 class Arrays(Mapping[str, Array]):
     """A read-only view of state by name; every array handed out is a fresh copy."""
 
@@ -272,7 +281,7 @@ class Runtime(Fixed):
         """The model's output for one batch in the current mode; a tuple of arrays if it returns several."""
         with self._lock:
             outputs = self._run(f"forward_{self.mode}", inputs)
-        return outputs[0] if len(outputs) == 1 else outputs
+        return outputs[0] if len(outputs) == 1 and not isinstance(outputs, Packed) else tuple(outputs)
 
     @public
     def loss(self, *batch: Any) -> float:
@@ -367,7 +376,7 @@ class Runtime(Fixed):
                 if m and m.kind == "update"
             }
             self._state.load(updates)
-        return outputs
+        return Packed.of(function, outputs)
 
     def _run_compiled(self, entry: str, arrays: Sequence[Array], commit: bool) -> tuple[Array, ...]:
         form = (entry, *[(a.shape, a.dtype) for a in arrays])
@@ -387,7 +396,7 @@ class Runtime(Fixed):
                 raise error
         if commit and not artifact.executable.commits:
             self._state.commit(artifact.unchanged)
-        return outputs
+        return Packed.of(artifact.function, outputs)
 
     def _traced(self, entry: str, types: Sequence[TensorType]) -> Function:
         name, mode = _entry_and_mode(entry)

@@ -78,7 +78,7 @@ from .neural import (
     softmax,
     softplus,
 )
-from .reduction import argmax, argmin, max, mean, min, std, sum, var
+from .reduction import all, any, argmax, argmin, max, mean, min, std, sum, var
 from .shape import (
     broadcast_to,
     concat,
@@ -96,6 +96,8 @@ from .shape import (
 __all__ = [
     "abs",
     "add",
+    "all",
+    "any",
     "arange",
     "argmax",
     "argmin",

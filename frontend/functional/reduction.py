@@ -7,10 +7,10 @@ from typing import Any
 
 from ...ir import types
 from ...ir.errors import DtypeError
-from ...ir.types import Shape, i64, normalize_axes, u64
+from ...ir.types import Shape, bool_, i64, reduced_axes, u64
 from ..convert import as_value, builder, cast, on_tape
 from ..tensor import Tensor
-from .apply import Axis, floating, located_errors
+from .apply import Axis, as_bool, floating, located_errors
 from .arithmetic import sqrt, subtract
 from .logic import equal, where
 from .shape import reshape
@@ -19,7 +19,7 @@ from .shape import reshape
 def _reduce(name: str, x: Any, axis: Axis, keepdims: bool) -> Tensor:
     value = as_value(x)
     with located_errors(name, value):
-        axes = normalize_axes(axis, value.type.rank)
+        axes = reduced_axes(axis, value.type.rank)
     return Tensor(getattr(builder(), name)(value, axes=axes, keepdims=keepdims))
 
 
@@ -45,7 +45,7 @@ def mean(x: Any, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -
     with located_errors("mean", value):
         if not value.type.dtype.floating:
             raise DtypeError(f"mean in {value.type.dtype}\n  rule: a mean is floating")
-        axes = normalize_axes(axis, value.type.rank)
+        axes = reduced_axes(axis, value.type.rank)
     total = builder().sum(value, axes=axes, keepdims=keepdims)
     return Tensor(builder().div(total, _count(value.type.shape, axes)))
 
@@ -58,7 +58,7 @@ def var(x: Any, axis: Axis = None, correction: float = 0.0, keepdims: bool = Fal
     """
     value = floating(x)
     with located_errors("var", value):
-        axes = normalize_axes(axis, value.type.rank)
+        axes = reduced_axes(axis, value.type.rank)
     kept = [1 if a in axes else n for a, n in enumerate(value.type.shape)]
     centred = subtract(Tensor(value), reshape(mean(Tensor(value), axes), kept))
     total = builder().sum(builder().mul(centred.value, centred.value), axes=axes, keepdims=keepdims)
@@ -84,6 +84,18 @@ def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def min(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The smallest element over axes (all by default)."""
     return _reduce("min", x, axis, keepdims)
+
+
+@on_tape
+def any(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether an element over axes (all by default) is not 0, bool; NaN is not 0, and of no elements none is."""
+    return Tensor(cast(_reduce("sum", Tensor(cast(as_bool(x), i64)), axis, keepdims).value, bool_))
+
+
+@on_tape
+def all(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether every element over axes (all by default) is not 0, bool; of no elements every one is."""
+    return Tensor(builder().bit_not(any(Tensor(builder().bit_not(as_bool(x))), axis, keepdims).value))
 
 
 @on_tape

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from ...ir import types
 from ...ir.errors import ShapeError, TraceError
@@ -78,6 +78,19 @@ class Buffer(Declared):
         active.state.assign(self, builder().stop_gradient(cast(new, old.type.dtype)))
 
 
+class _Inside(NamedTuple):
+    """A container, and the one that it is in."""
+
+    item: Any
+    around: _Inside | None
+
+
+def _is_within(item: Any, around: _Inside | None) -> bool:
+    while around is not None and around.item is not item:
+        around = around.around
+    return around is not None
+
+
 class Module:
     """Base of all layers and models: declare parameters, buffers and modules as attributes, compute in ``forward``."""
 
@@ -144,16 +157,19 @@ class Module:
         return active.mode == "train"
 
     def children(self) -> Iterator[tuple[str, Any]]:
-        """Declared parameters, buffers and modules with their attribute paths, in attribute order; containers are entered."""
-        stack: list[tuple[str, Any]] = [(k, v) for k, v in reversed(vars(self).items()) if k not in self.INTERNAL]
+        """Declared parameters, buffers and modules with their attribute paths, in attribute order; containers are entered.
+
+        A container inside itself is not entered again.
+        """
+        own = [(k, v) for k, v in vars(self).items() if k not in self.INTERNAL]
+        stack: list[tuple[str, Any, _Inside | None]] = [(k, v, None) for k, v in reversed(own)]
         while stack:
-            name, item = stack.pop()
+            name, item, around = stack.pop()
             if isinstance(item, (Declared, Module)):
                 yield name, item
-            elif isinstance(item, (list, tuple)):
-                stack.extend((f"{name}.{i}", x) for i, x in reversed(list(enumerate(item))))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-            elif isinstance(item, dict):
-                stack.extend((f"{name}.{k}", x) for k, x in reversed(item.items()))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+            elif isinstance(item, (list, tuple, dict)) and not _is_within(item, around):
+                pairs: Iterable[tuple[Any, Any]] = item.items() if isinstance(item, dict) else enumerate(item)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]
+                stack.extend((f"{name}.{k}", x, _Inside(item, around)) for k, x in reversed(list(pairs)))
 
     def walk(self, path: str = "", above: tuple[Module, ...] = ()) -> Iterator[tuple[str, Any]]:
         """This module and everything below it with dotted paths, depth first; shared objects come once per path.

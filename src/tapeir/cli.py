@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
+import io
 import os
 import sys
 import traceback
@@ -501,10 +503,53 @@ def _frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:
     return list(traceback.StackSummary.extract(iter(walked)))
 
 
+class OutputError(OSError):
+    """Standard output does not take what was printed: its device is full, say."""
+
+
+class _Output(io.FileIO):
+    """Standard output, whose errors are told from those of other files."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise OutputError(error.errno, error.strerror) from None
+
+
+def _told_apart() -> None:
+    """Make the process's standard output an ``_Output``."""
+    if sys.stdout is sys.__stdout__:
+        before, raw = sys.stdout, _Output(sys.stdout.fileno(), "wb", closefd=False)
+        sys.stdout = io.TextIOWrapper(
+            raw if before.write_through else io.BufferedWriter(raw),  # type: ignore[arg-type]
+            before.encoding,
+            before.errors,
+            line_buffering=before.line_buffering,
+            write_through=before.write_through,
+        )
+
+
 def main() -> None:
-    """Entry point of the ``irc`` script."""
+    """Entry point of the ``irc`` script.  Output that cannot be written ends it with one line and exit code 1."""
+    if sys.stderr is None:  # closed by the shell; print would write to standard output  # pyright: ignore[reportUnnecessaryComparison]
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
+        print("error: standard output is closed; > /dev/null discards it", file=sys.stderr)
+        raise SystemExit(1)
     arguments, rest = sys.argv[1:], list[str]()
     if "--" in arguments:
         at = arguments.index("--")
         arguments, rest = arguments[:at], arguments[at + 1 :]
-    app(arguments, obj=rest)
+    _told_apart()
+    try:
+        try:
+            app(arguments, obj=rest)
+        finally:
+            sys.stdout.flush()
+    except OutputError as error:
+        # The rest goes nowhere, so that the interpreter's own flush at exit succeeds.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:  # there the reader has what it wanted
+            print(f"error: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -111,7 +111,7 @@ def test_random_expressions(expression: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("table")
 def test_thousands_of_random_expressions() -> None:
-    @settings(max_examples=3000, deadline=None)
+    @settings(max_examples=1500, deadline=None)
     @given(expressions())
     def check(expression: Any) -> None:
         _check(*expression)
