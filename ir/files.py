@@ -22,6 +22,18 @@ from .types import Array, bf16
 
 METADATA = "tapeir"
 _KIND = {"kind": "constants"}
+_FOREIGN = (
+    SafetensorError,
+    OSError,
+    KeyError,
+    ValueError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+)
+"""What the reader of safetensors and of their metadata raises for a file that is none."""
 _REFERENCE = re.compile(r"@sha256_")
 
 
@@ -37,6 +49,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Array], Any]:
     Raises ``FileNotFoundError``, and ``ValueError`` for a file that is none.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no regular file")
         opened: Any = safe_open(str(path), framework="numpy")
         with opened as file:
             arrays: dict[str, Array] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -44,8 +58,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Array], Any]:
             return arrays, json.loads(stored.get(METADATA, "{}"))
     except FileNotFoundError:
         raise
-    except (SafetensorError, OSError, KeyError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+    except _FOREIGN as error:
+        reason = "its metadata is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ValueError(f"{path} is not a readable safetensors file: {reason or type(error).__name__}") from None
 
 
 def side_file(path: Path) -> Path:
@@ -105,6 +120,8 @@ def load(path: str | os.PathLike[str]) -> Module:
         raise IRError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise IRError(f"{path} is not IR text: it is not UTF-8") from None
+    except ValueError as error:  # a name that no file has
+        raise IRError(f"{path} cannot be read: {error}") from None
     if not _REFERENCE.search(text):
         return parse(text, file=str(path)).verify()
     side = side_file(source)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import csv as csv_format
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +18,7 @@ from ..ir.errors import ArgumentValueError, DataError
 from ..ir.float_mode import standard_mode
 from ..ir.record import here
 from ..ir.types import Array, DType, holds_floats
+from .npz import Npz
 
 
 def _wrong(message: str) -> DataError:
@@ -85,19 +84,19 @@ def arrays(*columns: Any) -> Dataset:
 
 
 def npz(path: str | os.PathLike[str], *names: str) -> Dataset:
-    """The named arrays of an ``.npz`` file.  Raises ``DataError``."""
+    """The named arrays of an ``.npz`` file; others are not read.  Raises ``DataError``."""
     try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise _wrong(f"{path} holds one bare array; it is not an .npz file")
-            missing = [n for n in names if n not in archive.files]
-            if missing:
-                raise _wrong(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive.files)}")
-            return Dataset([archive[n] for n in names])
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        told = "it is no archive of plain arrays" if isinstance(error, ValueError) and "pickle" in str(error) else error
-        raise _wrong(f"{path} cannot be read as .npz: {told}") from None
+        archive = Npz(path)
+        missing = [n for n in names if n not in archive]
+        columns = [archive[n] for n in names if not missing]
+    except DataError as error:
+        raise _wrong(error.message) from None
+    if missing:
+        raise _wrong(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive)}")
+    try:
+        return Dataset(columns)
+    except DataError as error:
+        raise _wrong(f"{path}: {error.message}") from None
 
 
 def csv(path: str | os.PathLike[str], target: str, one_hot: Sequence[str] = (), drop: Sequence[str] = ()) -> Dataset:
@@ -110,7 +109,7 @@ def csv(path: str | os.PathLike[str], target: str, one_hot: Sequence[str] = (), 
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv_format.reader(file)
             rows = [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv_format.Error) as error:
+    except (OSError, ValueError, csv_format.Error) as error:
         raise _wrong(f"{path} cannot be read as CSV: {error}") from None
     if not rows:
         raise _wrong(f"{path} is empty; the first line names the columns")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ..ir.atomic import write_atomically
 from ..ir.errors import DataError
 from ..ir.print import number, quote
 from ..ir.types import Array, bf16, holds_floats, key
+from .npz import Npz
 
 
 class EntryError(IRError):
@@ -80,21 +80,9 @@ def _unique(names: Sequence[str | None], rest: str) -> list[str]:
     return [found[n] for n in range(len(names))]
 
 
-def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """The arrays of an ``.npz`` file.  Raises ``DataError``; no pickle is read."""
-    if not os.path.exists(path):
-        raise DataError(f"{path} is not there")
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} is no .npz archive\n  remedy: numpy.savez(path, x=array, ...) writes one")
-    name, arrays = "", dict[str, Array]()
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            for name in archive.files:
-                arrays[name] = archive[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        of = f": array {name!r} cannot be read, or holds Python objects" if name else ""
-        raise DataError(f"{path} is not a readable .npz file{of}") from None
-    return arrays
+def read_arrays(path: str | os.PathLike[str]) -> Mapping[str, Array]:
+    """The arrays of an ``.npz`` file, each read when it is asked for.  Raises ``DataError``, then too; no pickle is read."""
+    return Npz(path)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.abc import SourceLoader
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from ..frontend.nn import Module
 from ..frontend.transforms import argument_type
 from ..ir import Location, TensorType
 from ..ir.errors import IRError
+from ..ir.lines import own
 from ..ir.source import boundary
 from .data import Dataset
 from .trainer import Config, Data, TrainOptions
@@ -137,9 +139,10 @@ def load(path: str | Path, arguments: Sequence[str] = ()) -> ModelFile:
     """Import a model file.  Raises ``ModelFileError`` when it is not Python; what its own code raises comes through."""
     file = Path(path).resolve()
     spec = importlib.util.spec_from_file_location("__tapeir_model__", file)
-    if spec is None or spec.loader is None:
+    if spec is None or not isinstance(spec.loader, SourceLoader):
         raise ModelFileError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    code = _compiled(file, spec.loader, spec.name)
     _ARGS[:] = arguments
     for name in _BESIDE:  # another model's files of the same names
         sys.modules.pop(name, None)
@@ -147,15 +150,32 @@ def load(path: str | Path, arguments: Sequence[str] = ()) -> ModelFile:
     sys.modules[spec.name] = module
     sys.path.insert(0, str(file.parent))
     try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise ModelFileError(
-            f"SyntaxError: {error.msg}", (Location(error.filename or str(file), error.lineno or 1),)
-        ) from None
+        exec(code, vars(module))
+    except SyntaxError as error:  # of a module that it imports
+        raise _not_python(error, file) from None
     finally:
         sys.path.remove(str(file.parent))
         _BESIDE[:] = [n for n in set(sys.modules) - before if _is_beside(n, file.parent)]
     return ModelFile(file, vars(module))
+
+
+def _compiled(file: Path, loader: SourceLoader, name: str) -> Any:
+    """The code of a file, or of its compiled form beside it.  Raises ``ModelFileError``."""
+    try:
+        return loader.get_code(name)
+    except SyntaxError as error:
+        raise _not_python(error, file) from None
+    except RecursionError:
+        raise ModelFileError(f"{file} is nested too deeply to be compiled") from None
+    except MemoryError:
+        raise ModelFileError(f"{file} is too large or nested too deeply to be compiled") from None
+    except (OSError, ValueError, EOFError, TypeError, ImportError) as error:
+        raise ModelFileError(f"{file} cannot be compiled: {error}") from None
+
+
+def _not_python(error: SyntaxError, file: Path) -> ModelFileError:
+    own(error.filename or str(file))
+    return ModelFileError(f"SyntaxError: {error.msg}", (Location(error.filename or str(file), error.lineno or 1),))
 
 
 boundary(load.__code__)

@@ -243,7 +243,7 @@ def test_an_error_names_the_line_of_the_text(folder: Path) -> None:
 def test_bad_inputs(folder: Path) -> None:
     (folder / "text.npz").write_text("no")
     np.save(folder / "one.npy", np.ones(3))
-    np.savez(folder / "object.npz", x=np.array([{}], object))
+    np.savez(folder / "object.npz", **{**read_arrays(folder / "in.npz"), "x": np.array([{}], object)})
     assert "remedy: --inputs FILE.npz" in fails(folder, "run", "step.ir", code=2)
     for name, words in (
         ("text.npz", "is no .npz archive"), ("one.npy", "is no .npz archive"), ("object.npz", "array 'x' cannot be read"),
