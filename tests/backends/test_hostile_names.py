@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import json
+import os
 import re
 import tokenize
 from collections.abc import Iterator
 from io import StringIO
+from random import Random
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from tapeir.backends.base import compile_module
 from tapeir.backends.compiled.numpy_target import NumpyProgram
 from tapeir.ir import Function, IRError, Module, parse, philox
 from tapeir.ir.types import Array
+from tapeir.runtime.page import view_page
 
 from .cuda.nvrtc import compile_for, library
 from .cuda.on_cpu import program_of
@@ -144,3 +148,39 @@ def test_errors_of_hostile_text_are_our_own(table: str) -> None:
             program.run(arrays)
         assert "40" in str(caught.value)
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]", str(caught.value))
+
+
+# Many texts
+
+TEXTS = int(os.environ.get("TAPEIR_FUZZ", "300"))
+
+
+def _mixed(random: Random) -> tuple[Module, Function]:
+    """The module with another word, or two of them, for every name, site, file and module path."""
+    words = dict[str, str]()
+
+    def word(found: re.Match[str]) -> str:
+        made = "".join(random.choices(WORDS, k=random.choice((1, 2)))) + str(len(words))  # names differ
+        return words.setdefault(found[0], json.dumps(made))
+
+    module = parse(re.sub(r'"word\w?"', word, text_of("word"))).verify()
+    return module, list(module)[1]
+
+
+@pytest.mark.slow
+def test_random_hostile_texts(planted: list[int]) -> None:
+    """They print and read back, make pages, and run on both targets and in CUDA's writer without running anything else."""
+    _, _, arrays = _module("plain")
+    for case in range(TEXTS):
+        module, function = _mixed(Random(case))
+        assert parse(str(module)) == module
+        assert "planted()</script>" not in view_page(module)
+        for table in (kernels.table(), kernels.Table()):
+            with kernels.using(table):
+                expected, found = (
+                    compile_module(get(backend), module, function.name, "cpu", {}).run(arrays)
+                    for backend in ("eager", "compiled")
+                )
+            assert all(same_bits(a, b) for a, b in zip(expected, found, strict=True))
+        assert "\\\n" not in program_of(module, function.name, fused=case % 2 == 0).listing
+        assert planted == []

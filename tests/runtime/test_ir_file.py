@@ -200,7 +200,7 @@ def test_run_feeds_updates_back(folder: Path) -> None:
         )
         assert (done.code, done.err) == (0, "")
         assert done.out.startswith(f"step: @step, 13 ops, backend {backend}, device cpu, seed 0\nloss: f32[] = ")
-        outputs.append(read_arrays(folder / "out.npz"))
+        outputs.append(dict(read_arrays(folder / "out.npz")))
     assert list(outputs[0]) == ["loss", "grad(w)", "w", "seen", "optimizer/step"]
     assert all(same_bits(outputs[0][n], outputs[1][n]) for n in outputs[0])
     assert (outputs[0]["seen"], outputs[0]["optimizer/step"]) == (6, 3)
@@ -243,7 +243,8 @@ def test_an_error_names_the_line_of_the_text(folder: Path) -> None:
 def test_bad_inputs(folder: Path) -> None:
     (folder / "text.npz").write_text("no")
     np.save(folder / "one.npy", np.ones(3))
-    np.savez(folder / "object.npz", **{**read_arrays(folder / "in.npz"), "x": np.array([{}], object)})
+    objects: dict[str, Any] = {**read_arrays(folder / "in.npz"), "x": np.array([{}], object)}
+    np.savez(folder / "object.npz", **objects)
     assert "remedy: --inputs FILE.npz" in fails(folder, "run", "step.ir", code=2)
     for name, words in (
         ("text.npz", "is no .npz archive"), ("one.npy", "is no .npz archive"), ("object.npz", "array 'x' cannot be read"),
