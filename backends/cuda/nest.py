@@ -3,8 +3,8 @@
 The kernel's arguments are the addresses of the function's arguments, then of its results.  A map gives a thread one element, or four a
 block apart where an element is cheap.  Rows and columns are taken by a team: a row by a warp or a block whose threads lie along it, a
 column by the threads of a block that share its lane.  Every sum has one order, whatever computes it, which depends on its length alone:
-thread ``t`` of ``T`` adds ``x[t], x[t + T], ...`` from ``-0.0``; lanes of a warp are folded 16-8-4-2-1, warps in order; the teams of
-columns are folded in halves.  There are no atomic operations on floats.
+thread ``t`` of ``T`` adds ``x[t], x[t + T], ...`` as ``backends/sums.py`` says; lanes of a warp are folded 16-8-4-2-1, warps in order;
+the teams of columns are folded in halves.  There are no atomic operations on floats.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from ...ir.scalar import Scalar
 from ...ir.types import DType, f32, f64, i64, u64
 from ...passes.loops import OUTER, REDUCED, Access, Nest, rules
 from ...passes.rewrite import repeated_number
+from ..sums import BLOCK as TERMS
+from ..sums import blocks
 from .builder import NARROW, memory_type, number, register_type, stored
 from .device import Launch
 from .elements import UNROLLED, WIDE, ElementWriter, Neighbours
+from .long_sums import LongSum, end_blocks, end_terms, finish
 
 HEAD = "const long long *status"
 GUARD = "  if (*status) return;"
@@ -231,7 +234,8 @@ class KernelWriter(ElementWriter):
                 self._stretch(phase, count, threads, each, first, "", active, results, totals, (saved, arrays))
             else:
                 parts_of = column_teams(segments)
-                at = self.c.fresh("s")
+                rounds, at = -(-segments // parts_of), self.c.fresh("s")
+                long = self._long(totals, rounds)
                 with self.c.block(f"for (int {at} = 0; {at} < {segments}; ++{at})"):
                     parts = self._totals(running)
                     begin = f"{at} * {SEGMENT} + "
@@ -240,6 +244,10 @@ class KernelWriter(ElementWriter):
                         self._fold_teams(i, part, threads)
                         with self.c.block(f"if (threadIdx.y == (unsigned){at} % {parts_of}u)"):
                             self.c.line(f"{totals[i]} = {self._combined(i, totals[i], part)};")
+                    if long:
+                        with self.c.block(f"if ({at} % {parts_of} == {parts_of - 1} || {at} == {segments - 1})"):
+                            end_terms(self.c, long, f"({at} / {parts_of})", rounds)
+                finish(self.c, long, rounds)
             self.kept = {}
             for i, total in totals.items():
                 self.reduced[i.result] = self._folded(i, total, threads if segments == 1 else column_teams(segments))
@@ -251,6 +259,16 @@ class KernelWriter(ElementWriter):
         for i, total in totals.items():
             self.c.line(f"{register_type(i.result.type.dtype)} {total} = {self._identity(i)};")
         return totals
+
+    def _long(self, totals: dict[Instruction, str], terms: int) -> list[LongSum]:
+        """Of variables that add up so many terms, those that do it in blocks."""
+        if terms <= TERMS:
+            return []
+        return [
+            LongSum.of(self.c, register_type(i.result.type.dtype), total, self._identity(i), terms)
+            for i, total in totals.items()
+            if i.result.type.dtype.floating and rules(i).combine == "sum"
+        ]
 
     def _stretch(
         self,
@@ -266,29 +284,45 @@ class KernelWriter(ElementWriter):
         kept: tuple[dict[Value, int], dict[Value, str]],
     ) -> None:
         """A thread's ``each`` elements of a phase: results are written and totals added to."""
-        nest, (saved, arrays) = self.nest, kept
-        over = [d for d, x in enumerate(nest.dims) if x.role == REDUCED]
-        at = self.c.fresh("k")
+        at, block, long = self.c.fresh("k"), self.c.fresh("b"), self._long(totals, each)
+        begins, ends = (f"{block} * {TERMS}", f"min({block} * {TERMS} + {TERMS}, {each})") if long else ("0", str(each))
         if each <= MOST_KEPT:
             self.c.lines.append("#pragma unroll")
-        with self.c.block(f"for (int {at} = 0; {at} < {each}; ++{at})"):
-            place = self.integer(f"{begin}{first} + {at} * {threads}" if each > 1 or begin else first, "j")
-            conditions = [f"{place} < {count}"] if count % (SEGMENT if begin else threads) else []
-            conditions += [active] if active else []
-            with self.c.block(f"if ({' && '.join(conditions)})" if conditions else ""):
-                self.memo = {}
-                self.kept = {v: f"{arrays[v]}[{at}]" for v, made in saved.items() if made < phase}
-                here = list(self.index)
-                self.unravel(place, over)
-                values = self.values(results)
-                for i, total in totals.items():
-                    x = self.operand(i.operands[0], nest.full())
-                    self.c.line(f"{total} = {self._combined(i, total, str(x.code))};")
-                for v, made in saved.items():
-                    if made == phase:
-                        self.c.line(f"{arrays[v]}[{at}] = {self.evaluate(v, nest.full()).code};")
-                self.write(values)
-                self.index = here
+        with self.c.block(f"for (int {block} = 0; {block} < {blocks(each)}; ++{block})" if long else ""):
+            with self.c.block(f"for (int {at} = {begins}; {at} < {ends}; ++{at})"):
+                place = self.integer(f"{begin}{first} + {at} * {threads}" if each > 1 or begin else first, "j")
+                conditions = [f"{place} < {count}"] if count % (SEGMENT if begin else threads) else []
+                conditions += [active] if active else []
+                with self.c.block(f"if ({' && '.join(conditions)})" if conditions else ""):
+                    self._term(phase, at, place, results, totals, kept)
+            end_blocks(self.c, long, block)
+        finish(self.c, long, each)
+
+    def _term(
+        self,
+        phase: int,
+        at: str,
+        place: str,
+        results: Sequence[int],
+        totals: dict[Instruction, str],
+        kept: tuple[dict[Value, int], dict[Value, str]],
+    ) -> None:
+        """A thread's element number ``at``, which is at ``place``."""
+        nest, (saved, arrays) = self.nest, kept
+        over = [d for d, x in enumerate(nest.dims) if x.role == REDUCED]
+        self.memo = {}
+        self.kept = {v: f"{arrays[v]}[{at}]" for v, made in saved.items() if made < phase}
+        here = list(self.index)
+        self.unravel(place, over)
+        values = self.values(results)
+        for i, total in totals.items():
+            x = self.operand(i.operands[0], nest.full())
+            self.c.line(f"{total} = {self._combined(i, total, str(x.code))};")
+        for v, made in saved.items():
+            if made == phase:
+                self.c.line(f"{arrays[v]}[{at}] = {self.evaluate(v, nest.full()).code};")
+        self.write(values)
+        self.index = here
 
     def _write_reduced(self, first: str, active: str | None) -> None:
         """One thread of a team writes what the team has one of."""
@@ -300,13 +334,13 @@ class KernelWriter(ElementWriter):
             with self.c.block(f"if ({' && '.join(conditions)})"):
                 self.write(self.values(reduced))
 
-    def _apart(self, count: int, teams: int, active: str | None, lane: str, blocks: _Apart) -> None:
+    def _apart(self, count: int, teams: int, active: str | None, lane: str, apart: _Apart) -> None:
         """Every segment by a block of its own; the last to come adds up what all have found, in the order of the segments."""
         first = self.integer("(int)threadIdx.y", "t")
         over = [i for i in self.nest.reductions if self.nest.levels[i.result] == 1]
         results = [n for n in range(len(self.nest.function.results)) if self.nest.accesses[n] == self.nest.full()]
         parts = self._totals(over)
-        begin = f"{blocks.segment} * {SEGMENT} + "
+        begin = f"{apart.segment} * {SEGMENT} + "
         self._stretch(0, count, teams, SEGMENT // teams, first, begin, active, results, parts, ({}, {}))
         found: dict[Instruction, str] = {}
         for i, part in parts.items():
@@ -314,31 +348,33 @@ class KernelWriter(ElementWriter):
             kind = register_type(i.result.type.dtype)
             found[i] = self.c.fresh("found")
             self.c.line(f"volatile {kind} *const {found[i]} = (volatile {kind} *)(scratch + {self.scratch});")
-            self.scratch += -(-blocks.segments * blocks.lanes * 8 // 256) * 256
+            self.scratch += -(-apart.segments * apart.lanes * 8 // 256) * 256
             with self.c.block(f"if ({' && '.join([f'{first} == 0', *([active] if active else [])])})"):
-                self.c.line(f"{found[i]}[(long long){blocks.segment} * {blocks.lanes} + {lane}] = {part};")
-        self.counters = blocks.groups
+                self.c.line(f"{found[i]}[(long long){apart.segment} * {apart.lanes} + {lane}] = {part};")
+        self.counters = apart.groups
         self.shared.append("__shared__ bool last;")
         self.c.line("__threadfence();")
         self.c.line("__syncthreads();")
         with self.c.block("if (threadIdx.x == 0 && threadIdx.y == 0)"):
-            self.c.line(f"last = atomicAdd(&counters[{blocks.group}], 1u) == {blocks.segments - 1}u;")
-            self.c.line(f"if (last) counters[{blocks.group}] = 0u;")
+            self.c.line(f"last = atomicAdd(&counters[{apart.group}], 1u) == {apart.segments - 1}u;")
+            self.c.line(f"if (last) counters[{apart.group}] = 0u;")
         self.c.line("__syncthreads();")
         self.c.line("if (!last) return;")
         self.c.line("__threadfence();")
-        folding = column_teams(blocks.segments)
-        totals = self._totals(over)
-        at = self.c.fresh("s")
+        folding = column_teams(apart.segments)
+        rounds, totals = -(-apart.segments // folding), self._totals(over)
+        at, turn, long = self.c.fresh("s"), self.c.fresh("n"), self._long(totals, rounds)
         inside = f"{first} < {folding}" + (f" && {active}" if active else "")
-        with (
-            self.c.block(f"if ({inside})"),
-            self.c.block(f"for (int {at} = {first}; {at} < {blocks.segments}; {at} += {folding})"),
-        ):
-            for i, total in totals.items():
-                kind, part = register_type(i.result.type.dtype), self.c.fresh()
-                self.c.line(f"const {kind} {part} = {found[i]}[(long long){at} * {blocks.lanes} + {lane}];")
-                self.c.line(f"{total} = {self._combined(i, total, part)};")
+        with self.c.block(f"if ({inside})"):
+            with self.c.block(f"for (int {turn} = 0; {turn} < {rounds}; ++{turn})"):
+                self.c.line(f"const int {at} = {first} + {turn} * {folding};")
+                with self.c.block(f"if ({at} < {apart.segments})"):
+                    for i, total in totals.items():
+                        kind, part = register_type(i.result.type.dtype), self.c.fresh()
+                        self.c.line(f"const {kind} {part} = {found[i]}[(long long){at} * {apart.lanes} + {lane}];")
+                        self.c.line(f"{total} = {self._combined(i, total, part)};")
+                end_terms(self.c, long, turn, rounds)
+            finish(self.c, long, rounds)
         for i, total in totals.items():
             self.reduced[i.result] = self._folded(i, total, folding)
         self._write_reduced(first, active)

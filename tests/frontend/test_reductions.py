@@ -100,7 +100,9 @@ def test_a_variance_is_never_negative(row: list[float], dtype: str, table: str) 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("shape", "correction"), [((2, 4), 0), ((2, 4), 1), ((2, 1), 0), ((1, 300), 1)])
-def test_the_derivative_of_std_where_nothing_varies_is_0(shape: Any, correction: int, dtype: str, table: str) -> None:
+def test_the_derivative_of_std_where_nothing_varies_is_0(
+    shape: tuple[int, int], correction: int, dtype: str, table: str
+) -> None:
     x = np.ones(shape, dtype)
 
     def of(x: Any) -> Any:
