@@ -6,6 +6,7 @@ What it lets through, the text can hold: a verified module is equal to the one t
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, NoReturn, cast
 
 from .errors import IRError, VerifyError
@@ -23,6 +24,8 @@ MAX_LIST = 4 * MAX_RANK
 """Of numbers in an attribute of an op: they are axes, or one or two for each axis."""
 MAX_NESTING = 64
 """Of functions that name each other."""
+MAX_INSTRUCTIONS = 1 << 22
+"""Of a function with those of all functions that it runs."""
 POSSIBLE = f"up to {MAX_RANK} axes and 2**40 elements, and keys are scalars"
 PLANNED = ("arena", "bound", "values", "alignment")
 """The attributes of a function that plan writes: bytes."""
@@ -75,6 +78,7 @@ def _refuse_cycles(module: Module) -> None:
         )
 
     heights: dict[str, int] = {}  # 0 while the functions that it names are visited
+    counts: dict[str, int] = {}
     for root in module.functions:
         stack = [(root, False)]
         while stack:
@@ -84,6 +88,10 @@ def _refuse_cycles(module: Module) -> None:
                 heights[name] = 1 + max((heights[symbol] for symbol in named), default=0)
                 if heights[name] > MAX_NESTING:
                     fail(name, "holds too many kernels in each other", f"functions nest up to {MAX_NESTING} deep")
+                counts[name] = _instructions(module.functions[name], counts)
+                if counts[name] > MAX_INSTRUCTIONS:
+                    rule = f"a function and those that it runs have up to {MAX_INSTRUCTIONS} instructions"
+                    fail(name, f"runs {shortened(str(counts[name]), 40)} instructions", rule)
                 continue
             if heights.get(name):
                 continue
@@ -92,6 +100,12 @@ def _refuse_cycles(module: Module) -> None:
             heights[name] = 0
             stack.append((name, True))
             stack.extend((symbol, False) for symbol in named if not heights.get(symbol))
+
+
+def _instructions(function: Function, counts: Mapping[str, int]) -> int:
+    """How many instructions a function runs, those of the functions that it names included."""
+    named = (counts[a] for i in function.instructions for a in i.attrs.values() if isinstance(a, Symbol))
+    return len(function.instructions) + sum(named)
 
 
 def _span(module: Module | None, part: Any) -> Span | None:

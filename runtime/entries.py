@@ -20,7 +20,8 @@ from ..ir.source import boundary
 from ..ir.types import Array, DType, f64, i64, key
 from .recorded import repeatable
 
-STEP = "optimizer/step"
+OPTIMIZER = "optimizer/"
+STEP = f"{OPTIMIZER}step"
 ENTRIES = ("forward", "loss", "train_step")
 
 
@@ -48,6 +49,11 @@ class Declarations:
                 )
             elif id(item) in self.names:
                 self.aliases[path] = self.names[id(item)]
+            elif not path or path.startswith(OPTIMIZER):
+                raise TraceError(
+                    f"a parameter or buffer of the model is called {path!r}\n"
+                    f"  rule: names of state are not empty, and {OPTIMIZER} begins those of the optimizer's"
+                )
             elif path in self.parameters or path in self.buffers:
                 raise TraceError(
                     f"two parameters or buffers of the model are called {path!r}\n  remedy: no dots in names"

@@ -151,8 +151,8 @@ class MemoryWriter(PositionWriter):
     ) -> str:
         """Elements at some offsets out of vectors of neighbours; lanes without an offset are 0.
 
-        No lane of a shuffle that is not used is given an element: LLVM 20 to 22 read a wrong one for AVX-512 where a shuffle of two
-        64-bit vectors needs its first two lanes only and the others are given too.
+        Lanes of a shuffle that are not used are poison.  LLVM 22 for AVX-512 computes a wrong element where only the first two lanes of
+        a shuffle of 64-bit elements are used, and its other lanes are elements too.
         """
         span, starts = cover
         kind, one = f"<{span} x {memory_type(dtype)}>", memory_type(dtype)

@@ -118,6 +118,16 @@ REFUSED = {
         _main("", "", "return", "with {alignment = -1}"),
         "in @main: attribute alignment is what plan counted, an integer of at least 0",
     ),
+    "kernels that run each other twice": (
+        "module @m { func @k0(%x: f32[4]) -> (f32[4]) { %0 = neg %x : f32[4] return %0 } "
+        + " ".join(
+            f"func @k{n}(%x: f32[4]) -> (f32[4]) {{ %0 = fused %x {{kernel = @k{n - 1}}} : f32[4] "
+            f"%1 = fused %0 {{kernel = @k{n - 1}}} : f32[4] return %1 }}"
+            for n in range(1, 64)
+        )
+        + " }",
+        "function @k21 runs 6291454 instructions\n  rule: a function and those that it runs have up to 4194304 instructions",
+    ),
     "kernels too deep in each other": (
         "module @m { func @k0(%x: f32[4]) -> (f32[4]) { return %x } "
         + " ".join(

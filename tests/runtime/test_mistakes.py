@@ -198,3 +198,17 @@ def test_modules_are_imported_by_the_names_that_users_know() -> None:
         repr(nn.Sequential(nn.Linear(4, 3), nn.ReLU()))
         == "Sequential(0=Linear(in_features=4, out_features=3), 1=ReLU())"
     )
+
+
+@pytest.mark.parametrize("name", ["", "optimizer/step", "optimizer/m/weight"])
+def test_state_of_a_model_is_not_called_like_that_of_an_optimizer(name: str) -> None:
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            setattr(self, name, nn.Parameter((3,), nn.init.Constant(1.0)))
+
+        def forward(self, x: Any) -> Any:
+            return x * getattr(self, name)
+
+    message = f"a parameter or buffer of the model is called {name!r}\n  rule: names of state are not empty, and optimizer/ begins"
+    with pytest.raises(tp.TraceError, match=message):
+        tp.Runtime(Scale(), objective="mse")
