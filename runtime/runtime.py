@@ -391,7 +391,8 @@ class Runtime(Fixed):
             all(map(is_finite, outputs))
             and all(is_finite(self._state.next(n)) for n in self._state.types if n not in artifact.unchanged)
         ):
-            error = nonfinite_error(self._record(entry, arrays, Tape(self._on)))
+            tape = Tape(self._on)
+            error = nonfinite_error(self._record(entry, arrays, tape))
             if error is not None:
                 raise error
         if commit and not artifact.executable.commits:
@@ -452,7 +453,8 @@ class Runtime(Fixed):
             return self._distance(f"grads_{self.mode}", [self._prepare(x) for x in batch])
 
     def _distance(self, entry: str, arrays: Sequence[Array]) -> dict[str, float]:
-        function = self._record(entry, arrays, Tape(self._on))
+        tape = Tape(self._on)
+        function = self._record(entry, arrays, tape)
         reference = wide_values(function, [np.asarray(v.array) for v in function.arguments])
         found = {"exact": [np.asarray(v.array) for v in function.results]}
         if self.backend.name != "eager":

@@ -22,15 +22,24 @@ class Tape(GraphBuilder):
     Iterating gives the records (op, operands, results, location), each value holding its array; printing gives IR text;
     ``gradients`` walks it backwards; ``to_ir`` makes it a function.  ``read_by`` lists the lines that read a value in Python:
     where it is not empty, the recording depends on the data.  ``on`` is what computes: the host, or a device, whose arrays the values hold.
+    The arrays go with the tape, but for those of values that somebody still holds.
     """
 
-    def __init__(self, on: Host = HOST) -> None:
+    def __init__(self, on: Host = HOST, after: Sequence[Instruction] = ()) -> None:
         super().__init__()
         self.on = on
+        self.instructions = list(after)
+        self._begin = len(after)
         self.read_by: list[tuple[Location, ...]] = []
         self.layout: (
             tuple[str, list[tuple[Value, str | None]], list[tuple[Value, Mark | None]], dict[str, Any]] | None
         ) = None
+
+    def __del__(self) -> None:
+        # A value and the instruction that made it refer to each other: without this they wait for Python's cyclic collector.
+        for i in self.instructions[self._begin :]:
+            for value in i.results:
+                value.owner = None
 
     @property
     def data_dependent(self) -> bool:
@@ -62,8 +71,7 @@ class Tape(GraphBuilder):
         The walk is recorded on a copy, so the tape stays as it is.
         """
         inputs = [v for v in self.arguments if v.type.dtype.floating] if wrt is None else list(wrt)
-        scratch = Tape(self.on)
-        scratch.instructions = list(self.instructions)
+        scratch = Tape(self.on, self.instructions)
         one = Builder(scratch).splat(1.0, of.type)
         found = reverse(scratch, list(self.instructions), [of], [one], inputs)
         return {
