@@ -164,7 +164,8 @@ class _Rewriter:
             while f"k{number}" in self.module.functions:
                 number += 1
             function = self._function(kernel, f"k{number}")
-            form = form_of(function)
+            # An error names the user's line: only what cannot fail is shared by lines.
+            form = form_of(function), tuple([i.location for i in function.instructions if can_fail(i)])
             if form not in known:
                 known[form] = function.name
                 self.module.add(function)

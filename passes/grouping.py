@@ -37,7 +37,7 @@ from ..ir.op import (
 )
 from ..ir.types import Shape
 from .group import Group, find, is_plain, spreads, view_layout
-from .loops import are_neighbours, rules, split_of
+from .loops import COMBINED, are_neighbours, rules, split_of
 from .manager import Context
 
 MEMBERS = 64
@@ -122,7 +122,7 @@ class Fuser:
         if isinstance(op, View):
             return self._moves(i)
         if isinstance(op, Reduce):
-            return op.combine in ("sum", "max", "min") and are_neighbours(i.attrs["axes"])
+            return op.combine in COMBINED and are_neighbours(i.attrs["axes"])
         if isinstance(op, Join):
             return self._is_joinable(i)
         if isinstance(op, Gather):

@@ -18,6 +18,8 @@ from ..ir import Function, Instruction, Value
 from ..ir.op import Elementwise, Gather, Join, Layout, Random32, Reduce, Source, View
 from ..ir.types import Shape
 
+COMBINED = ("sum", "max", "min")
+"""How the reductions of a kernel combine elements."""
 MOST_DIMS = 12
 """Loops of a kernel, unless an array in it has more axes."""
 OUTER, REDUCED, INNER = "outer", "reduced", "inner"
@@ -189,6 +191,8 @@ class Nest:
             if rules(i).combine not in COMBINED:
                 raise UnfitError(f"{i.op.name} is no part of a nest of loops")
         splits = {split_of(i) for i in reductions}
+        if any(rules(i).combine not in COMBINED for i in reductions):
+            raise UnfitError(f"it combines otherwise than by {', '.join(COMBINED)}")
         if len(splits) > 1 or any(not are_neighbours(i.attrs["axes"]) for i in reductions):
             raise UnfitError("its reductions combine different things")
         self.reductions = reductions

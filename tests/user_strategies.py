@@ -63,8 +63,8 @@ def _text(slices: Sequence[slice]) -> str:
 class _Growth:
     """Grows the lines of one program; a step that finds no fitting value gives None, one that fails is left out."""
 
-    def __init__(self, random: Random, names: dict[str, Any]) -> None:
-        self.random, self.values = random, dict(names)
+    def __init__(self, random: Random, names: dict[str, Any], failing: bool) -> None:
+        self.random, self.values, self.failing = random, dict(names), failing
         self.index = next(reversed(names))
         """An argument that is mostly left to what takes an index."""
         self.lines: list[str] = []
@@ -142,7 +142,7 @@ class _Growth:
         t = self.type(x)
         fits = self.pick(lambda o: o.dtype is t.dtype and _broadcasts(t.shape, o.shape)) or x
         other = self.one(NUMBERS) if t.dtype.floating and self.yes() else fits
-        if t.dtype.integer and self.rarely():
+        if t.dtype.integer and (self.rarely() or (self.failing and self.yes())):
             return f"{x} {self.one(('//', '%'))} {other}"
         a, b = (x, other) if self.yes() else (other, x)
         return f"{a} {self.one(BINARY if t.dtype.floating else INTEGER)} {b}"
@@ -253,7 +253,9 @@ class _Growth:
         if x is None:
             return None
         axis = self.number(self.type(x).rank)
-        bounded = index if self.rarely() else f"ops.clip({index}, 0, {max(self.type(x).shape[axis] - 1, 0)})"
+        bounded = (
+            index if self.failing or self.rarely() else f"ops.clip({index}, 0, {max(self.type(x).shape[axis] - 1, 0)})"
+        )
         size = self.type(x).size // max(self.type(x).shape[axis], 1) * self.type(index).size
         return f"ops.take({x}, {bounded}, axis={axis})" if size <= MOST else None
 
@@ -289,6 +291,9 @@ class _Growth:
         return x and f"ops.{self.one(('max_pool', 'avg_pool'))}({x}, 2, stride={self.one((1, 2))})"
 
     def steps(self) -> tuple[Callable[[], str | None], ...]:
+        if self.failing:
+            return (self.take, self.binary, self.take, self.unary, self.binary, self.cut, self.reduce, self.astype, self.where,
+                    self.view, self.take, self.binary, self.argmax, self.kept_part)  # fmt: skip
         return (
             self.cut, self.reduce, self.unary, self.binary, self.cut, self.reduce, self.view, self.cut, self.binary, self.join,
             self.compare, self.where, self.astype, self.take, self.normalize, self.argmax, self.along, self.matmul, self.pool,
@@ -313,8 +318,8 @@ def _broadcasts(whole: Shape, part: Shape) -> bool:
 def _argument(random: Random) -> TensorType:
     """A few sides, some of them longer than a vector; rarely an axis without elements."""
     shape: list[int] = []
-    for _ in range(random.randrange(5)):
-        side = random.choice(SIDES) if random.randrange(20) else 0
+    for _ in range(random.choice((0, 1, 2, 2, 2, 3, 3, 3, 4, 4))):
+        side = random.choice(SIDES) if random.randrange(50) else 0
         if math.prod(shape) * side <= MOST // 2:
             shape.append(side)
     return TensorType(random.choice((f32, f32, f64, i64, bool_)), tuple(shape))
@@ -324,8 +329,11 @@ def _index(random: Random) -> TensorType:
     return TensorType(random.choice((i64, DTYPES["i32"], DTYPES["u8"])), (random.choice((1, 2, 5, 17)),))
 
 
-def program_of(random: Random, most: int, floating: bool) -> UserProgram:
-    """A program of up to ``most`` lines and four results, some of which are views, reductions or arguments."""
+def program_of(random: Random, most: int, floating: bool = False, failing: bool = False) -> UserProgram:
+    """A program of up to ``most`` lines and several results, some of which are views, reductions or arguments.
+
+    ``floating``: it has an argument to take gradients of; ``failing``: it has ops that can fail, and inputs for which they do.
+    """
     types = [_argument(random) for _ in range(random.choice((1, 1, 2)))]
     if floating and not any(t.dtype.floating for t in types):
         types[0] = types[0].with_dtype(f32)
@@ -335,7 +343,7 @@ def program_of(random: Random, most: int, floating: bool) -> UserProgram:
 
     def grown(*tensors: Any) -> Any:
         nonlocal text
-        growth = _Growth(random, dict(zip(names, tensors, strict=True)))
+        growth = _Growth(random, dict(zip(names, tensors, strict=True)), failing)
         wanted = random.randint(2, most)
         for _ in range(3 * wanted):
             if len(growth.lines) < wanted:
@@ -350,10 +358,11 @@ def program_of(random: Random, most: int, floating: bool) -> UserProgram:
     tp.trace(grown, *types)
     numbers, wild = np.random.default_rng(random.randrange(1 << 16)), not random.randrange(4)
     arrays = [fill(numbers, t, wild) for t in types[:-1]]
-    index = np.asarray(numbers.integers(0, 3, types[-1].shape), types[-1].dtype.numpy)
+    most_index = random.choice((1, 5, 100)) if failing else 3
+    index = np.asarray(numbers.integers(0, most_index, types[-1].shape), types[-1].dtype.numpy)
     return UserProgram([*arrays, index], text)
 
 
-def user_programs(most: int = 12, floating: bool = False) -> st.SearchStrategy[UserProgram]:
-    """Programs from a seed each; with ``floating`` they have an argument to take gradients of."""
-    return st.randoms(use_true_random=True).map(lambda random: program_of(random, most, floating))
+def user_programs(most: int = 12, **options: bool) -> st.SearchStrategy[UserProgram]:
+    """Programs from a seed each, as ``program_of`` makes them."""
+    return st.randoms(use_true_random=True).map(lambda random: program_of(random, most, **options))

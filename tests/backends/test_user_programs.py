@@ -12,7 +12,10 @@ from user_strategies import UserProgram, user_programs
 
 import tapeir as tp
 from tapeir.backends import kernels
-from tapeir.backends.compiled import program_text
+from tapeir.backends.compiled import lower, program_text
+from tapeir.ir import Function, Module
+from tapeir.ir.composite import can_fail
+from tapeir.ir.op import Control
 from tapeir.ir.types import Array
 
 EXAMPLES = int(os.environ.get("TAPEIR_FUZZ", "40"))
@@ -45,11 +48,38 @@ def check_cuda_text(f: Callable[..., Any], arrays: Sequence[Array]) -> None:
     assert "launches" in program_text(module, next(iter(module)).name, "cuda")
 
 
+def failing(module: Module, function: Function) -> list[tuple[str, object]]:
+    """What can fail, in the order of a program, with the user's lines."""
+    found: list[tuple[str, object]] = []
+    for i in function.instructions:
+        if isinstance(i.op, Control):
+            found += failing(module, module[i.attrs[i.op.bodies[0]]])
+        elif can_fail(i, module):
+            found.append((i.op.name, i.location))
+    return found
+
+
+def check_order(f: Callable[..., Any], arrays: Sequence[Array]) -> None:
+    """For every device, checks are where they were before kernels were made."""
+    module = tp.trace(f, *arrays)
+    name = next(iter(module)).name
+    for device in ("cpu", "cuda"):
+        plain, planned = lower(module, "optimized", device), lower(module, "planned", device)
+        assert failing(planned, planned[name]) == failing(plain, plain[name]), f"{device}: {planned}"
+
+
 @fuzzed
 @given(user_programs())
 def test_programs_agree(program: UserProgram) -> None:
     check(program.function, program.arrays)
     check_cuda_text(program.function, program.arrays)
+
+
+@fuzzed
+@given(user_programs(failing=True))
+def test_the_first_failure_is_raised(program: UserProgram) -> None:
+    check(program.function, program.arrays)
+    check_order(program.function, program.arrays)
 
 
 @fuzzed

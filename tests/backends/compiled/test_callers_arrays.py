@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from outcomes import same_bits
 import tapeir as tp
 from tapeir import ops
 from tapeir.backends import kernels
+from tapeir.backends.base import compile_module, get
 from tapeir.ir.types import Array
 
 pytestmark = pytest.mark.usefixtures("table")
@@ -209,3 +211,57 @@ def test_a_step_reads_the_batch_where_it_is() -> None:
         labels = np.arange(96) % 3
         losses[backend] = [float(rt.step(normal(n % 2), labels)) for n in range(6)]
     assert losses["eager"] == losses["compiled"]
+
+
+RETURNED = """module @m {
+  func @main(%p: f32[96, 128] param, %g: f32[96, 128] input, %h: f32[96, 128] input) -> (RESULTS) {
+    %0 = add %p, %g : f32[96, 128]
+    %1 = add %0, %h : f32[96, 128]
+    %2 = reshape %g {shape = [12288]} : f32[12288]
+    %3 = reshape %2 {shape = [96, 128]} : f32[96, 128]
+    %4 = mul %h, %h : f32[96, 128]
+    return VALUES
+  }
+}"""
+"""An update of state, and other results, among them inputs as they are and as views."""
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "%g, %1",
+        "%3, %1",
+        "%h, %1",
+        "%g, %1, %g",
+        "%3, %1, %4",
+        "%3, %1, %g",
+        "%1, %1",
+        "%g, %g",
+        "%3, %h",
+        "%1, %4, %4",
+        "%1, %h",
+    ],
+)
+def test_an_input_that_is_returned_is_not_written_over(values: str) -> None:
+    """Whichever inputs the results are written to, also where the input is the new state, a view, or returned twice."""
+    names = values.split(", ")
+    types = ", ".join(["f32[96, 128] update(%p)", *["f32[96, 128]" for _ in names[1:]]])
+    module = tp.parse(RETURNED.replace("RESULTS", types).replace("VALUES", values)).verify()
+    arrays = [normal(n) for n in range(3)]
+    expected = compile_module(get("eager"), module, "main", "cpu").run(arrays)
+    program = compile_module(get("compiled"), module, "main", "cpu")
+    for targets in itertools.permutations((1, 2, None), len(names) - 1):
+        given = [aligned(a) for a in arrays]
+        out = [aligned(arrays[0]), *[given[n] if n is not None else aligned(arrays[0]) for n in targets]]
+        program.run_into(given, out)
+        for wanted, found in zip(expected, out, strict=True):
+            assert same_bits(wanted, found), targets
+
+
+def aligned(array: Array) -> Array:
+    """A copy that a program may write in place."""
+    raw = np.zeros(array.nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
