@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ from derivatives import EXTREME, FINITE, active_operands, agree, backends_agree,
 from outcomes import same_bits
 from strategies import operand_types
 
-from tapeir.ir import OPS, Op, Sample, TensorType
+import tapeir as tp
+from tapeir import ops
+from tapeir.ir import OPS, DtypeError, Op, Sample, ShapeError, TensorType
 from tapeir.ir.op import Control, Elementwise, Gather, Join, Reduce, Scatter, View
 from tapeir.ir.ops.clip import Clip
 from tapeir.ir.ops.convolution import Pool
 from tapeir.ir.ops.nn import Activation, Softmax
+from tapeir.ir.types import f32, i32
 
 NAMES = sorted(name for name, op in OPS.items() if not isinstance(op, Control))
 CONTAINED = (Reduce, View, Join, Gather, Scatter, Pool, Softmax)
@@ -110,3 +114,41 @@ def _several(sample: Sample) -> tuple[bool, int]:
 @pytest.mark.parametrize("name", MIXING)
 def test_forward_mode_is_reverse_mode_in_every_form(name: str) -> None:
     check_directions(name, forms(OPS[name]))
+
+
+X, Y, N = TensorType(f32, (2, 3)), TensorType(f32, (3,)), TensorType(i32, (2, 3))
+WINDOW = {"size": (2,), "stride": (1,), "dilation": (1,)}
+
+
+@pytest.mark.parametrize(
+    ("name", "types", "attrs", "error", "text"),
+    [
+        ("clip", (X,), {"lower": False, "upper": False}, ShapeError, "clip of 1 operands.*rule: x and one operand for each bound"),
+        ("clip", (X, X), {}, ShapeError, "clip of 2 operands, lower = True, upper = True"),
+        ("clip", (X, X, Y), {}, ShapeError, r"clip of f32\[2, 3\] with a bound f32\[3\]\n  rule: bounds have the type of x"),
+        ("clip", (X, N), {"upper": False}, DtypeError, r"with a bound i32\[2, 3\]"),
+        ("max_pool", (X,), {**WINDOW, "low": (1, 1)}, ShapeError, r"padded by \[1, 1\] and \[\]\n  rule: one number, not negative"),
+        ("max_pool", (X,), {**WINDOW, "high": (-1,)}, ShapeError, r"padded by \[\] and \[-1\]"),
+    ],
+)  # fmt: skip
+def test_type_rules(
+    name: str, types: tuple[TensorType, ...], attrs: dict[str, object], error: type[Exception], text: str
+) -> None:
+    op = OPS[name]
+    with pytest.raises(error, match=f"(?s){text}"):
+        op.result_types(types, op.attributes(attrs))
+
+
+def test_a_second_derivative_of_a_power_of_zero_is_finite() -> None:
+    def power(a: Any, b: Any) -> Any:
+        return ops.sum(a**b)
+
+    def slope(a: Any, b: Any) -> Any:
+        return ops.sum(tp.grad(power, 1)(a, b))
+
+    def second(a: Any, b: Any) -> Any:
+        return tp.grad(slope)(a, b)
+
+    for backend in ("eager", "compiled"):
+        found = tp.compile(second, backend=backend)(np.zeros(2), np.array([2.0, 3.0]))
+        assert found.tolist() == [0, 0]

@@ -1,6 +1,6 @@
 """PyTorch's operators, by their names in its OpInfo list, written with ``tp.ops``: each takes PyTorch's arguments.
 
-A sample that TapeIR has no function for raises ``Absent`` with the reason; ``ABSENT`` lists all of them.
+A sample that TapeIR has no function for raises ``AbsentError`` with the reason; ``ABSENT`` lists all of them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from tapeir import ops
 Call = Callable[..., Any]
 
 
-class Absent(Exception):
+class AbsentError(Exception):
     """A sample asks for something that TapeIR does not have; the message says what."""
 
 
 def _none(reason: str, *given: Any) -> None:
     if any(g is not None and g is not False for g in given):
-        raise Absent(reason)
+        raise AbsentError(reason)
 
 
 def _axes(dim: Any) -> Any:
@@ -49,21 +49,11 @@ def _spread(name: str) -> Call:
             dim, unbiased = None, dim
         if unbiased is not None:
             correction = int(unbiased)
-        axes = _axes(dim)
-        count = x.size if axes is None else math.prod(x.shape[a] for a in ([axes] if isinstance(axes, int) else axes))
-        if (1 if correction is None else correction) >= count:
-            raise Absent("a variance of no degrees of freedom")
-        return getattr(ops, name)(x, axis=axes, correction=1 if correction is None else correction, keepdims=keepdim)
+        return getattr(ops, name)(
+            x, axis=_axes(dim), correction=1 if correction is None else correction, keepdims=keepdim
+        )
 
     return call
-
-
-def _pow(x: Any, y: Any) -> Any:
-    return ops.pow(x, y)
-
-
-def _swapped(name: str) -> Call:
-    return lambda x, y: getattr(ops, name)(y, x)
 
 
 def _add(x: Any, y: Any, alpha: Any = 1) -> Any:
@@ -72,6 +62,14 @@ def _add(x: Any, y: Any, alpha: Any = 1) -> Any:
 
 def _sub(x: Any, y: Any, alpha: Any = 1) -> Any:
     return ops.subtract(x, y if alpha == 1 else ops.multiply(y, alpha))
+
+
+def _rsub(x: Any, y: Any, alpha: Any = 1) -> Any:
+    return _sub(y, x, alpha)
+
+
+def _where(x: Any, condition: Any, y: Any) -> Any:
+    return ops.where(condition, x, y)
 
 
 def _clamp(x: Any, min: Any = None, max: Any = None) -> Any:
@@ -83,10 +81,6 @@ def _div(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
         return ops.floor_divide(x, y)
     _none("division that truncates", rounding_mode)
     return ops.divide(x, y)
-
-
-def _where(condition: Any, x: Any, y: Any) -> Any:
-    return ops.where(condition, x, y)
 
 
 def _split_at(x: Any, sizes: Any, dim: int = 0) -> Any:
@@ -106,7 +100,7 @@ def _unbind(x: Any, dim: int = 0) -> Any:
 
 
 def _nothing() -> Any:
-    raise Absent("a list of no tensors")
+    raise AbsentError("a list of no tensors")
 
 
 def _swap(x: Any, a: int, b: int) -> Any:
@@ -163,7 +157,7 @@ def _squeeze(x: Any, dim: Any = None) -> Any:
 
 def _narrow(x: Any, dim: int, start: Any, length: int) -> Any:
     if not isinstance(start, int):
-        raise Absent("a start that is a tensor")
+        raise AbsentError("a start that is a tensor")
     start %= max(x.shape[dim], 1)
     return ops.index(x, (*[slice(None)] * (dim % x.ndim), slice(start, start + length)))
 
@@ -183,7 +177,7 @@ def _stacked(axis: int) -> Call:
 
 def _cat(arrays: Sequence[Any], dim: int = 0) -> Any:
     if len({a.ndim for a in arrays}) > 1:
-        raise Absent("concat of an empty vector with arrays of another rank")
+        raise AbsentError("concat of an empty vector with arrays of another rank")
     return ops.concat(list(arrays), axis=dim)
 
 
@@ -199,7 +193,7 @@ def _roll(x: Any, shifts: Any, dims: Any = None) -> Any:
     if dims is None or dims == () or not x.ndim:
         shape = x.shape
         if not isinstance(shifts, int):
-            raise Absent("several shifts of a flattened tensor")
+            raise AbsentError("several shifts of a flattened tensor")
         return ops.reshape(_roll(ops.reshape(x, [-1] if x.size else [0]), shifts, 0), list(shape))
     pairs = [(shifts, dims)] if isinstance(dims, int) else list(zip(shifts, dims, strict=True))
     for shift, dim in pairs:
@@ -220,9 +214,13 @@ def _repeat(x: Any, *sizes: Any) -> Any:
 def _pad(x: Any, pad: Sequence[int], mode: str = "constant", value: float | None = 0.0) -> Any:
     _none("padding that is not constant", mode if mode != "constant" else None)
     if min(pad, default=0) < 0:
-        raise Absent("negative padding")
+        raise AbsentError("negative padding")
     pairs = [(pad[2 * i], pad[2 * i + 1]) for i in range(len(pad) // 2)]
     return ops.pad(x, [(0, 0)] * (x.ndim - len(pairs)) + pairs[::-1], value or 0)
+
+
+def _constant_pad(x: Any, pad: Sequence[int], value: float = 0) -> Any:
+    return _pad(x, pad, "constant", value)
 
 
 def _take_along(x: Any, indices: Any, dim: int | None = None) -> Any:
@@ -233,20 +231,20 @@ def _take_along(x: Any, indices: Any, dim: int | None = None) -> Any:
 
 def _gather(x: Any, dim: int, index: Any, sparse_grad: bool = False) -> Any:
     if not x.ndim or not index.ndim:
-        raise Absent("a gather of a scalar")
+        raise AbsentError("a gather of a scalar")
     own = ops.index(x, tuple(slice(None) if a == dim % x.ndim else slice(0, n) for a, n in enumerate(index.shape)))
     return ops.take_along_axis(own, index, axis=dim)
 
 
 def _index_select(x: Any, dim: int, index: Any) -> Any:
     if not x.ndim or not index.ndim:
-        raise Absent("an index that is a scalar")
+        raise AbsentError("an index that is a scalar")
     return ops.take(x, index, axis=dim)
 
 
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
     if weight.ndim != 2:
-        raise Absent("a weight that is a vector")
+        raise AbsentError("a weight that is a vector")
     return ops.linear(x, weight, bias)
 
 
@@ -258,9 +256,10 @@ def _conv(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> Any:
     if x.ndim < weight.ndim:
-        raise Absent("an image without a batch")
+        raise AbsentError("an image without a batch")
     m = weight.ndim - 2
-    stride, padding, dilation = (v[0] if isinstance(v, (tuple, list)) and len(v) == 1 and m > 1 else v for v in (stride, padding, dilation))
+    stride, dilation = _sizes(stride, m), _sizes(dilation, m)
+    padding = padding if isinstance(padding, str) else _sizes(padding, m)
     return ops.conv(x, weight, bias, stride, padding, dilation, groups)
 
 
@@ -294,7 +293,7 @@ def _avg_pool(m: int) -> Call:
 
 def _layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
     if 0 in x.shape or not len(normalized_shape):
-        raise Absent("a normalisation of nothing")
+        raise AbsentError("a normalisation of nothing")
     return ops.layer_norm(x, tuple(normalized_shape), weight, bias, eps)
 
 
@@ -303,7 +302,7 @@ def _batch_norm(
     momentum: float = 0.1, eps: float = 1e-5,
 ) -> Any:  # fmt: skip
     if 0 in x.shape:
-        raise Absent("a normalisation of nothing")
+        raise AbsentError("a normalisation of nothing")
     if training:
         return ops.batch_norm(x, weight=weight, bias=bias, eps=eps)
     return ops.batch_norm(x, running_mean, running_var, weight, bias, eps)
@@ -313,7 +312,7 @@ def _softmax(name: str) -> Call:
     def call(x: Any, dim: int, dtype: Any = None) -> Any:
         _none("a result dtype", dtype)
         if not x.ndim:
-            raise Absent("a softmax of a scalar")
+            raise AbsentError("a softmax of a scalar")
         return getattr(ops, name)(x, axis=dim)
 
     return call
@@ -321,32 +320,29 @@ def _softmax(name: str) -> Call:
 
 def _cross_entropy(x: Any, target: Any, **options: Any) -> Any:
     if any(n != "reduction" or v != "mean" for n, v in options.items()):
-        raise Absent("an option of cross_entropy")
+        raise AbsentError("an option of cross_entropy")
     if x.ndim != 2:
-        raise Absent("cross_entropy of another rank")
+        raise AbsentError("cross_entropy of another rank")
     return ops.cross_entropy(x, target)
 
 
 def _mse(x: Any, target: Any, reduction: str = "mean") -> Any:
     if x.shape != target.shape:
-        raise Absent("mse of two shapes")
+        raise AbsentError("mse of two shapes")
     if reduction == "mean":
         return ops.mse(x, target)
     squares = ops.square(x - target)
     return ops.sum(squares) if reduction == "sum" else squares
 
 
-def _embedding(x: Any, weight: Any, **options: Any) -> Any:
-    if any(v is not None and v is not False for n, v in options.items()):
-        raise Absent("an option of embedding")
+def _embedding(weight: Any, x: Any, **options: Any) -> Any:
+    _none("an option of embedding", *options.values())
     return ops.embedding(x, weight)
 
 
-def _gelu(x: Any, approximate: str = "none") -> Any:
-    return ops.gelu(x, approximate)
-
-
 def _softplus(x: Any, beta: float = 1, threshold: float = 20) -> Any:
+    if threshold != 20:
+        raise AbsentError("a softplus that is the identity above a threshold")
     return ops.softplus(x * beta) / beta
 
 
@@ -378,21 +374,13 @@ def _addcdiv(x: Any, a: Any, b: Any, value: float = 1) -> Any:
     return x + a / b * value
 
 
-def _outer(x: Any, y: Any) -> Any:
-    return ops.expand_dims(x, 1) * y
-
-
-def _dot(x: Any, y: Any) -> Any:
-    return ops.sum(x * y)
-
-
 def _masked_fill(x: Any, mask: Any, value: Any) -> Any:
     return ops.where(mask, value, x)
 
 
 def _huber(x: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
     if x.shape != target.shape:
-        raise Absent("a loss of two shapes")
+        raise AbsentError("a loss of two shapes")
     apart = ops.abs(x - target)
     each = ops.where(apart < delta, ops.square(apart) * 0.5, (apart - 0.5 * delta) * delta)
     return {"mean": ops.mean, "sum": ops.sum}[reduction](each) if reduction != "none" else each
@@ -400,7 +388,7 @@ def _huber(x: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> 
 
 def _l1(x: Any, target: Any, reduction: str = "mean") -> Any:
     if x.shape != target.shape:
-        raise Absent("a loss of two shapes")
+        raise AbsentError("a loss of two shapes")
     each = ops.abs(x - target)
     return {"mean": ops.mean, "sum": ops.sum}[reduction](each) if reduction != "none" else each
 
@@ -410,26 +398,19 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Any:  # fmt: skip
     if dropout_p or enable_gqa:
-        raise Absent("attention with dropout or grouped heads")
+        raise AbsentError("attention with dropout or grouped heads")
     if len({t.shape[:-2] for t in (q, k, v)}) > 1:
-        raise Absent("attention that broadcasts its batch")
+        raise AbsentError("attention that broadcasts its batch")
+    if attn_mask is not None and attn_mask.dtype.floating:
+        raise AbsentError("attention with a floating mask")
     return ops.scaled_dot_product_attention(q, k, v, attn_mask, is_causal, scale)
-
-
-def _one(name: str) -> Call:
-    return lambda x: getattr(ops, name)(x)
-
-
-def _two(name: str) -> Call:
-    return lambda x, y: getattr(ops, name)(x, y)
 
 
 UNARY = {
     "abs": "abs", "ceil": "ceil", "cos": "cos", "erf": "erf", "exp": "exp", "expm1": "expm1", "floor": "floor", "isfinite": "isfinite",
     "isinf": "isinf", "isnan": "isnan", "log": "log", "log1p": "log1p", "logical_not": "logical_not", "neg": "negative", "round": "round",
     "rsqrt": "rsqrt", "sigmoid": "sigmoid", "sign": "sign", "sin": "sin", "sqrt": "sqrt", "square": "square", "tanh": "tanh",
-    "nn.functional.relu": "relu", "nn.functional.silu": "silu", "ones_like": "ones_like", "zeros_like": "zeros_like",
-}  # fmt: skip
+    "nn.functional.relu": "relu", "nn.functional.silu": "silu",}  # fmt: skip
 BINARY = {
     "eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "mul": "multiply",
     "true_divide": "divide", "floor_divide": "floor_divide", "remainder": "remainder", "pow": "pow", "maximum": "maximum",
@@ -437,40 +418,69 @@ BINARY = {
     "logical_xor": "logical_xor", "matmul": "matmul", "mm": "matmul", "bmm": "matmul", "mv": "matmul", "__rmul__": "multiply",
     "__radd__": "add", "clamp_min": "maximum", "clamp_max": "minimum",
 }  # fmt: skip
+OF_ONE: dict[str, Callable[[Any], Any]] = {
+    "reciprocal": lambda x: 1 / x,
+    "t": lambda x: _swap(x, 0, 1) if x.ndim == 2 else ops.reshape(x, list(x.shape)),
+    "fliplr": lambda x: ops.flip(x, axis=1),
+    "flipud": lambda x: ops.flip(x, axis=0),
+    "nn.functional.relu6": lambda x: ops.clip(x, 0, 6),
+    "nn.functional.logsigmoid": lambda x: -ops.softplus(-x),
+    "nn.functional.softsign": lambda x: x / (1 + ops.abs(x)),
+    "nn.functional.tanhshrink": lambda x: x - ops.tanh(x),
+    "nn.functional.mish": lambda x: x * ops.tanh(ops.softplus(x)),
+}
+OF_TWO: dict[str, Callable[[Any, Any], Any]] = {
+    "__rsub__": lambda x, y: ops.subtract(y, x),
+    "__rdiv__": lambda x, y: ops.divide(y, x),
+    "__rpow__": lambda x, y: ops.pow(y, x),
+    "__rmod__": lambda x, y: ops.remainder(y, x),
+    "__rmatmul__": lambda x, y: ops.matmul(y, x),
+    "expand_as": lambda x, y: ops.broadcast_to(x, y.shape),
+    "reshape_as": lambda x, y: ops.reshape(x, y.shape),
+    "outer": lambda x, y: ops.expand_dims(x, 1) * y,
+    "dot": lambda x, y: ops.sum(x * y),
+    "vdot": lambda x, y: ops.sum(x * y),
+}
 TABLE: dict[str, Call] = {
-    **{name: _one(own) for name, own in UNARY.items()},
-    **{name: _two(own) for name, own in BINARY.items()},
-    "__rsub__": _swapped("subtract"), "__rdiv__": _swapped("divide"), "__rpow__": _swapped("pow"), "__rmod__": _swapped("remainder"),
-    "__rmatmul__": _swapped("matmul"), "rsub": lambda x, y, alpha=1: _sub(y, x, alpha),
-    "add": _add, "sub": _sub, "div.no_rounding_mode": _div, "div.floor_rounding": _div, "clamp": _clamp,
-    "reciprocal": lambda x: 1 / x, "where": lambda x, condition, y: _where(condition, x, y), "float_power": None,
+    **{name: getattr(ops, own) for name, own in {**UNARY, **BINARY}.items()},
+    **OF_ONE, **OF_TWO,
+    "add": _add, "sub": _sub, "rsub": _rsub, "div.no_rounding_mode": _div, "div.floor_rounding": _div, "clamp": _clamp, "where": _where,
     "sum": _reduced("sum"), "mean": _reduced("mean"), "amax": _reduced("max"), "amin": _reduced("min"),
     "max.reduction_no_dim": _reduced("max"), "min.reduction_no_dim": _reduced("min"),
     "argmax": _position("argmax"), "argmin": _position("argmin"), "var": _spread("var"), "std": _spread("std"),
     "var.unbiased": _spread("var"), "std.unbiased": _spread("std"),
     "cat": _cat, "stack": _stack, "hstack": _stacked(1), "vstack": _stacked(0), "split": _split_at, "split.list_args": _split_at,
-    "split_with_sizes": _split_at, "chunk": _chunk, "unbind": _unbind, "transpose": _swap, "swapaxes": _swap,
-    "t": lambda x: _swap(x, 0, 1) if x.ndim == 2 else ops.reshape(x, list(x.shape)), "mT": ops.matrix_transpose,
-    "movedim": _movedim, "permute": lambda x, dims: ops.permute_dims(x, dims), "expand": _expand, "broadcast_to": _expand,
-    "expand_as": lambda x, y: ops.broadcast_to(x, y.shape), "reshape": _reshape, "view": _reshape,
-    "reshape_as": lambda x, y: ops.reshape(x, y.shape), "ravel": lambda x: _flatten(x), "flatten": _flatten, "unflatten": _unflatten,
-    "squeeze": _squeeze, "squeeze.multiple": _squeeze, "unsqueeze": lambda x, dim: ops.expand_dims(x, dim), "flip": _flip,
-    "fliplr": lambda x: ops.flip(x, axis=1), "flipud": lambda x: ops.flip(x, axis=0), "roll": _roll, "repeat": _repeat, "tile": None,
-    "narrow": _narrow, "select": _select, "take_along_dim": _take_along, "gather": _gather, "index_select": _index_select,
-    "nn.functional.pad.constant": _pad, "constant_pad_nd": lambda x, pad, value=0: _pad(x, pad, "constant", value),
-    "nn.functional.linear": _linear, "addmm": _addmm, "baddbmm": _addmm, "addmv": _addmm, "outer": _outer, "dot": _dot, "vdot": _dot,
+    "split_with_sizes": _split_at, "chunk": _chunk, "unbind": _unbind, "transpose": _swap, "mT": ops.matrix_transpose,
+    "movedim": _movedim, "permute": ops.permute_dims, "expand": _expand, "broadcast_to": _expand, "reshape": _reshape, "view": _reshape,
+    "ravel": _flatten, "flatten": _flatten, "unflatten": _unflatten, "squeeze": _squeeze, "squeeze.multiple": _squeeze,
+    "unsqueeze": ops.expand_dims, "flip": _flip, "roll": _roll, "repeat": _repeat, "narrow": _narrow, "select": _select,
+    "take_along_dim": _take_along, "gather": _gather, "index_select": _index_select,
+    "nn.functional.pad.constant": _pad, "constant_pad_nd": _constant_pad,
+    "nn.functional.linear": _linear, "addmm": _addmm, "baddbmm": _addmm, "addmv": _addmm,
     "nn.functional.conv1d": _conv, "nn.functional.conv2d": _conv, "nn.functional.conv3d": _conv,
     "nn.functional.max_pool1d": _max_pool(1), "nn.functional.max_pool2d": _max_pool(2), "nn.functional.max_pool3d": _max_pool(3),
     "nn.functional.avg_pool1d": _avg_pool(1), "nn.functional.avg_pool2d": _avg_pool(2), "nn.functional.avg_pool3d": _avg_pool(3),
     "nn.functional.layer_norm": _layer_norm, "nn.functional.batch_norm": _batch_norm, "softmax": _softmax("softmax"),
     "log_softmax": _softmax("log_softmax"), "nn.functional.cross_entropy": _cross_entropy, "nn.functional.mse_loss": _mse,
-    "nn.functional.embedding": _embedding, "nn.functional.gelu": _gelu, "nn.functional.softplus": _softplus,
+    "nn.functional.embedding": _embedding, "nn.functional.gelu": ops.gelu, "nn.functional.softplus": _softplus,
     "nn.functional.leaky_relu": _leaky, "nn.functional.elu": _elu, "nn.functional.hardtanh": _hardtanh,
-    "nn.functional.relu6": lambda x: ops.clip(x, 0, 6), "nn.functional.logsigmoid": lambda x: -ops.softplus(-x),
-    "nn.functional.softsign": lambda x: x / (1 + ops.abs(x)), "nn.functional.tanhshrink": lambda x: x - ops.tanh(x),
-    "nn.functional.threshold": _threshold, "nn.functional.mish": lambda x: x * ops.tanh(ops.softplus(x)),
-    "nn.functional.huber_loss": _huber, "nn.functional.l1_loss": _l1, "nn.functional.scaled_dot_product_attention": _attention,
-    "lerp": _lerp, "addcmul": _addcmul, "addcdiv": _addcdiv, "masked_fill": _masked_fill,
+    "nn.functional.threshold": _threshold, "nn.functional.huber_loss": _huber, "nn.functional.l1_loss": _l1,
+    "nn.functional.scaled_dot_product_attention": _attention, "lerp": _lerp, "addcmul": _addcmul, "addcdiv": _addcdiv,
+    "masked_fill": _masked_fill,
 }  # fmt: skip
-TABLE = {n: f for n, f in TABLE.items() if f is not None}
-ABSENT: dict[str, set[str]] = {}
+"""Functions by the names of PyTorch's operators, with their variants."""
+ABSENT = {
+    "index_select": {"an index that is a scalar"},
+    "nn.functional.conv2d": {"an image without a batch"},
+    "nn.functional.conv3d": {"an image without a batch"},
+    **{f"nn.functional.max_pool{m}d": {"pools in ceil mode, or with indices"} for m in (1, 2, 3)},
+    **{f"nn.functional.avg_pool{m}d": {"pools in ceil mode, or with a divisor"} for m in (1, 2, 3)},
+    "nn.functional.batch_norm": {"a normalisation of nothing"},
+    "nn.functional.cross_entropy": {"cross_entropy of another rank", "an option of cross_entropy"},
+    "nn.functional.softplus": {"a softplus that is the identity above a threshold"},
+    "nn.functional.scaled_dot_product_attention": {
+        "attention with dropout or grouped heads",
+        "attention with a floating mask",
+    },
+}
+"""The reasons for which samples of an operator are left out, those that are met before enough have run."""
