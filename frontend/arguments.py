@@ -9,15 +9,16 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 from typing import cast as typed
 
 import numpy as np
 
-from ..ir.errors import ArgumentTypeError, shortened
+from ..ir.errors import ArgumentTypeError, IRError, shortened
 from ..ir.source import public, wraps
 from .tensor import Operators
 
@@ -89,6 +90,8 @@ PROMISES: dict[str, Promise] = {
     "Sequence[str]": Promise("a list of strings", functools.partial(_several, _of(str))),
     "Sequence[Any]": Promise("a list", _of(list, tuple, np.ndarray, Operators)),
     "Callable[..., Any]": Promise("a function", lambda x: x if callable(x) else FOREIGN),
+    "os.PathLike[str]": Promise("a path", _of(os.PathLike)),
+    "Loss": Promise("a function", lambda x: x if callable(x) else FOREIGN),
     "Init": Promise("an initialiser", lambda x: x if callable(x) else FOREIGN),
     "None": Promise("None", _of(type(None)), (type(None),)),
 }
@@ -166,3 +169,14 @@ def checked_fields(cls: C) -> C:
     """Make a dataclass refuse fields that their annotations do not promise."""
     cls.__init__ = checked(cls.__init__)
     return cls
+
+
+def called(function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any] | None = None) -> Any:
+    """What a user's function returns.  Raises ``ArgumentTypeError`` where it does not take the arguments."""
+    try:
+        return function(*args, **(options or {}))
+    except TypeError as error:
+        entered = error.__traceback__ is None or error.__traceback__.tb_next is not None
+        if entered or isinstance(error, IRError):
+            raise
+        raise ArgumentTypeError(str(error)) from None

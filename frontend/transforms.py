@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ..ir import types
@@ -20,6 +21,7 @@ from ..ir.graph import Instruction, Mark, Module, Value
 from ..ir.record import Frame, GraphBuilder, Recorder, current_frame, frame, here
 from ..ir.source import public
 from ..ir.types import DType, TensorType, type_of
+from .arguments import called, checked
 from .convert import as_value, builder, is_number, on_tape
 from .tensor import Tensor
 
@@ -42,7 +44,7 @@ def _run(
         given[n] = Tensor(value)
         inputs.append(value)
     begin = len(recorder.instructions)
-    result = function(*given, **(options or {}))
+    result = called(function, given, options)
     return result, recorder.instructions[begin:], inputs, recorder
 
 
@@ -66,6 +68,7 @@ def _or_zeros(found: Sequence[Value | None], like: Sequence[Value]) -> list[Tens
     return [Tensor(build.splat(0.0, v.type) if g is None else g) for g, v in zip(found, like, strict=True)]
 
 
+@checked
 def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
     """A function that returns ``(value, gradient)`` of a scalar function; a tuple of gradients for several ``argnums``."""
 
@@ -86,6 +89,7 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 
     return call
 
 
+@checked
 def grad(function: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
     """A function that returns the gradient of a scalar function."""
     both = value_and_grad(function, argnums)
@@ -98,6 +102,7 @@ def grad(function: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Call
     return call
 
 
+@checked
 def vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
     """``(function(*primals), pullback)``; ``pullback(*cotangents)`` gives one cotangent per primal."""
     if current_frame() is None:
@@ -108,7 +113,7 @@ def vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[...,
 
             return on_tape(both)(primals, cotangents)
 
-        return on_tape(function)(*primals), again
+        return on_tape(partial(called, function))(primals), public(again)
     result, recorded, inputs, recorder = _run(function, primals, range(len(primals)))
     outputs = _outputs(result)
 
@@ -126,14 +131,19 @@ def vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[...,
                 )
         return tuple(_or_zeros(reverse(recorder, recorded, outputs, given, inputs), inputs))
 
-    return result, pullback
+    return result, public(pullback)
 
 
+@checked
 def jvp(function: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
     """``(function(*primals), its derivative along tangents)`` by forward mode."""
     for name, given in (("primals", primals), ("tangents", tangents)):
         if not isinstance(given, (tuple, list)):
             raise ArgumentTypeError(f"{name} are a tuple, one for each argument: jvp(f, (x,), (t,))")
+    if len(primals) != len(tangents):
+        raise ArgumentValueError(
+            f"{len(primals)} primals and {len(tangents)} tangents\n  rule: one tangent for each primal"
+        )
 
     @on_tape
     def call(primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
@@ -149,6 +159,7 @@ def jvp(function: Callable[..., Any], primals: Sequence[Any], tangents: Sequence
     return call(primals, tangents)
 
 
+@checked
 def hvp(function: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
     """The Hessian of a scalar function times a vector: forward mode over the gradient."""
     several = len(primals) > 1
@@ -185,7 +196,7 @@ def argument_type(x: Any) -> TensorType:
     return type_of(x)
 
 
-@public
+@checked
 def trace(function: Callable[..., Any], *arguments: Any, mode: str | None = None, dtype: DType = types.f32) -> Module:
     """The IR of ``function`` for arguments of the given types (``tp.f32[64, 10]``) or like the given arrays.
 
@@ -197,10 +208,10 @@ def trace(function: Callable[..., Any], *arguments: Any, mode: str | None = None
     recorder = GraphBuilder()
     name = getattr(function, "__name__", "main")
     name = name if name != "<lambda>" else "main"
-    with frame(Frame(recorder, dtype=dtype, mode=mode)), standard_mode():
+    with frame(Frame(recorder, dtype=types.dtype(dtype), mode=mode)), standard_mode():
         names = argument_names(function, len(types_))
         given = [recorder.argument(t, n) for t, n in zip(types_, names, strict=True)]
-        result = function(*map(Tensor, given))
+        result = called(function, list(map(Tensor, given)))
         outputs = _outputs(result)
     pairs: list[tuple[Value, Mark | None]] = [(v, None) for v in outputs]
     arguments: list[tuple[Value, str | None]] = [(v, "input") for v in recorder.arguments]

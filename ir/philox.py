@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from .errors import ArgumentValueError
 from .types import Array
 
 _MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
@@ -92,5 +93,5 @@ def site_word(site: str) -> int:
 def key_of_seed(seed: int) -> Array:
     """The key that a seed stands for, ``uint32[2]``; raises ``ValueError`` unless ``0 <= seed < 2**64``."""
     if not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed {seed} is outside 0..2**64-1")
+        raise ArgumentValueError(f"seed {seed} is outside 0..2**64-1")
     return np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)

@@ -63,7 +63,7 @@ def static_shape(shape: Iterable[Any]) -> Shape:
     """A shape of Python integers.  Raises ``ValueError`` for sizes that are no integers of at least 0."""
     sizes = tuple(shape)
     for n in sizes:
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 0 <= n < 1 << 63:
             raise ArgumentValueError(
                 f"shape {list(sizes)}: {n!r} is no size\n  rule: shapes are static, integers of at least 0"
             )
@@ -102,7 +102,9 @@ def dtype(spelling: Any) -> DType:
     if isinstance(spelling, DType):
         return spelling
     try:
-        return _SPELLINGS[spelling] if isinstance(spelling, str) else _FROM_NUMPY[np.dtype(spelling)]
+        if isinstance(spelling, (np.dtype, type)):
+            return _FROM_NUMPY[np.dtype(spelling)]
+        return _SPELLINGS[spelling]
     except (TypeError, KeyError):
         raise ArgumentTypeError(f"{spelling!r} is not an element type; one of {', '.join(DTYPES)}") from None
 

@@ -11,6 +11,7 @@ from ..backends import Executable, get
 from ..backends.base import compile_module
 from ..backends.cuda import devices
 from ..backends.cuda.device import DeviceArray
+from ..frontend.arguments import checked
 from ..frontend.convert import is_number, to_array, weak_kind
 from ..frontend.functional.apply import located_errors
 from ..frontend.transforms import trace
@@ -76,6 +77,7 @@ class Compiled:
         return self.executable(*arrays)(*arrays)
 
 
+@checked
 def compile(function: Callable[..., Any], backend: str = "compiled", device: str = "cpu") -> Compiled:
     """``function`` (of arrays, in ops) as a compiled function of arrays; raises ``BackendError`` for what a backend cannot serve."""
     return Compiled(function, backend, device)

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ..frontend.arguments import checked, checked_fields
+from ..frontend.convert import to_array
 from ..ir import philox
 from ..ir.errors import ArgumentValueError, DataError
 from ..ir.float_mode import standard_mode
@@ -35,8 +37,9 @@ def permutation(count: int, seed: int, site: str, epoch: int = 0) -> Array:
 class Dataset:
     """Columns of equal length; row ``i`` is the ``i``-th element of each.  The last column is the target."""
 
+    @checked
     def __init__(self, columns: Sequence[Any]) -> None:
-        self.columns: tuple[Array, ...] = tuple(np.asarray(c) for c in columns)
+        self.columns: tuple[Array, ...] = tuple(to_array(c) for c in columns)
         if not self.columns:
             raise _wrong("a dataset needs at least one column")
         for n, column in enumerate(self.columns):
@@ -66,6 +69,7 @@ class Dataset:
         with standard_mode():
             return Dataset([c.astype(dtype.numpy, copy=False) if holds_floats(c) else c for c in self.columns])
 
+    @checked
     def split(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Two datasets: a ``fraction`` of the rows, chosen by the seed, and the others."""
         if not 0 <= fraction <= 1:
@@ -78,11 +82,13 @@ class Dataset:
         return f"Dataset({len(self)} rows of {', '.join(f'{c.dtype}{list(c.shape[1:])}' for c in self.columns)})"
 
 
+@checked
 def arrays(*columns: Any) -> Dataset:
     """A dataset of arrays: inputs, then the target."""
     return Dataset(columns)
 
 
+@checked
 def npz(path: str | os.PathLike[str], *names: str) -> Dataset:
     """The named arrays of an ``.npz`` file; others are not read.  Raises ``DataError``."""
     try:
@@ -99,6 +105,7 @@ def npz(path: str | os.PathLike[str], *names: str) -> Dataset:
         raise _wrong(f"{path}: {error.message}") from None
 
 
+@checked
 def csv(path: str | os.PathLike[str], target: str, one_hot: Sequence[str] = (), drop: Sequence[str] = ()) -> Dataset:
     """A CSV file with a header as features ``f64[N, F]`` and the column ``target`` as ``f64[N, 1]``.
 
@@ -143,6 +150,7 @@ def csv(path: str | os.PathLike[str], target: str, one_hot: Sequence[str] = (), 
     return Dataset([np.stack(features, 1) if features else np.zeros((len(body), 0)), numbers(target)[:, None]])
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Loader:
     """Minibatches of a dataset, epoch after epoch; the last batch of an epoch may be short."""

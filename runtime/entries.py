@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..frontend.arguments import called
 from ..frontend.convert import as_value
 from ..frontend.nn import Buffer, Module, Objective, Parameter
 from ..frontend.nn.module import Declared, line_of
@@ -191,7 +192,7 @@ def record(
                     "  remedy: return a tensor, or give a function as objective that takes it apart",
                     here(),
                 )
-            loss = as_value(chosen.loss(outputs, Tensor(values[-1])))
+            loss = as_value(called(chosen.loss, (outputs, Tensor(values[-1]))))
             if loss.type.rank or not loss.type.dtype.floating:
                 raise ShapeError(
                     f"objective {setting.objective.name} returned {loss.type}\n  rule: a loss is a floating scalar",

@@ -15,6 +15,7 @@ from ..backends import get, kernels
 from ..backends.base import compile_module
 from ..backends.eager import Tape
 from ..backends.eager.interpret import run
+from ..frontend.arguments import called
 from ..frontend.nn.module import Declared
 from ..frontend.tensor import Tensor
 from ..ir import Builder, Frame, Function, GraphBuilder, Module, TensorType, TraceError, Value, frame, philox
@@ -94,11 +95,11 @@ def _traced(item: Any, seeded: Array, dtype: DType) -> Function | Array:
     argument = graph.argument(TensorType(key, ()), "key")
     try:
         with frame(Frame(graph, dtype=f64)):
-            made = item.init(Tensor(argument), item.shape)
+            made = called(item.init, (Tensor(argument), item.shape))
     except TraceError:  # only a tape has values to look at
         tape = Tape()
         with frame(Frame(tape, dtype=f64)):
-            made = item.init(Tensor(tape.argument(argument.type, array=seeded)), item.shape)
+            made = called(item.init, (Tensor(tape.argument(argument.type, array=seeded)), item.shape))
         return made.value.array if isinstance(made, Tensor) else np.asarray(made)
     if not isinstance(made, Tensor):
         return np.asarray(made)

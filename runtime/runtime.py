@@ -247,6 +247,7 @@ class Runtime(Fixed):
         """Under the eager backend, the tape of the last call."""
         return self._tape
 
+    @public
     def configure(self, **changes: Any) -> Runtime:
         """Change ``optimizer`` (one with the same slots), ``objective``, ``backend``, ``numerics`` or ``guard``."""
         known = ("optimizer", "objective", "backend", "numerics", "guard")
@@ -468,6 +469,7 @@ class Runtime(Fixed):
             for name, results in found.items()
         }
 
+    @public
     def arguments(self, function: Function, *batch: Any) -> list[Array]:
         """The arrays that an entry's function would be run on now: a batch, the state and the seed's key."""
         inputs = iter([self._prepare(x) for x in batch])
@@ -480,6 +482,7 @@ class Runtime(Fixed):
         with self._lock:
             return [array(v, role) for v, role in zip(function.arguments, function.roles, strict=True)]
 
+    @public
     def module(self, *batch: Any) -> IRModule:
         """The traced IR of every entry for a batch (arrays or types; inputs, then target)."""
         types = [x if isinstance(x, TensorType) else _type(self._prepare(x)) for x in batch]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..backends.cuda.devices import NAME as DEVICE_NAME
-from ..frontend.arguments import checked_fields
+from ..frontend.arguments import checked, checked_fields
 from ..frontend.nn import Module, Objective, objective
 from ..frontend.optim import SGD, Optimizer
 from ..ir.errors import ArgumentTypeError, ArgumentValueError, CheckpointError, DataError, IRError
@@ -214,6 +214,7 @@ class Advanced(Fixed):
         "Trainer.Config and Trainer.TrainOptions hold the settings; trainer.runtime.configure(...) changes one later"
     )
 
+    @checked
     def __init__(self, model: Module, config: Config | None = None, name: str = "model") -> None:
         self.config = config or Config()
         self.callbacks: list[Any] = []
@@ -224,10 +225,12 @@ class Advanced(Fixed):
         )  # fmt: skip
         self._made = True
 
+    @checked
     def step(self, batch: Sequence[Any]) -> Loss:
         """One update on a batch (inputs, then target)."""
         return self.runtime.step(*batch)
 
+    @checked
     def set_mode(self, mode: str) -> None:
         """Switch the runtime to ``train`` or ``eval``."""
         self.runtime.mode = mode
@@ -236,6 +239,7 @@ class Advanced(Fixed):
         """Inside the block the runtime is in ``mode``."""
         return self.runtime.in_mode(mode)
 
+    @checked
     def loader(self, dataset: Dataset, batch_size: int = 1, shuffle: bool = True) -> Loader:
         """Batches of a dataset in the runtime's dtype, shuffled from its seed."""
         return Loader(dataset.cast(self.runtime.dtype), batch_size, shuffle, self.config.seed)
@@ -249,12 +253,14 @@ class Advanced(Fixed):
             if method is not None:
                 method(self, *arguments)
 
+    @checked
     def evaluate(self, dataset: Dataset) -> Evaluation:
         """Mean loss and metrics of a dataset in eval mode; callbacks hear of it."""
         evaluation = evaluate(self.runtime, dataset)
         self.notify("on_eval", evaluation)
         return evaluation
 
+    @checked
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Continue from a file that ``save`` wrote.  Raises ``CheckpointError`` where seed or dtype would change the run."""
         arrays, metadata = checkpoint.read(path)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...ir.errors import IRError
+from ...ir.errors import ArgumentTypeError, IRError, shortened
 from ...ir.graph import Value
-from ...ir.record import blame, here
-from ...ir.types import Shape, bool_
+from ...ir.record import blame, draw_key, here
+from ...ir.types import Shape, bool_, static_shape
+from ...ir.types import key as random_key
 from ..convert import as_value, builder, cast, float_dtype, together
 from ..tensor import Tensor
 
@@ -51,5 +52,14 @@ def as_bool(x: Any) -> Value:
 
 
 def as_shape(shape: int | Sequence[int]) -> Shape:
-    """A shape given as one size or several."""
-    return (shape,) if isinstance(shape, int) else tuple(shape)
+    """A shape given as one size or several.  Raises ``ArgumentValueError`` for what is no size."""
+    return static_shape((shape,) if isinstance(shape, int) else shape)
+
+
+def chosen_key(key: Any) -> Value:
+    """The random key that a draw is given, or by default that of its place in the model."""
+    if key is None:
+        return draw_key(builder())
+    if not isinstance(key, Tensor) or key.dtype is not random_key:
+        raise ArgumentTypeError(f"key = {shortened(repr(key), 80)}\n  rule: it is a tensor of type key[], or None")
+    return key.value

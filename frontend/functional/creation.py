@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +14,11 @@ from ...ir.errors import ArgumentValueError
 from ...ir.literal import need_fit
 from ...ir.op import need_kind
 from ...ir.ops.nn import is_class
-from ...ir.record import draw_key
 from ...ir.types import TensorType, i64
 from ..arguments import Number
 from ..convert import as_value, builder, cast, float_dtype, on_tape, promoted, weak_kind
 from ..tensor import Tensor
-from .apply import as_shape, located_errors
+from .apply import as_shape, chosen_key, located_errors
 
 
 @on_tape
@@ -60,7 +60,9 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
         raise ArgumentValueError(
             f"arange from {begin} to {end} by {step}\n  rule: they are finite, and the step is not 0"
         )
-    numbers = np.arange(begin, end, step)
+    count = as_shape(builtins.max(0, math.ceil((end - begin) / step)))[0]
+    whole = all(isinstance(n, (int, np.integer)) for n in (begin, end, step))
+    numbers = np.arange(begin, end, step) if count else np.zeros(0, np.int64 if whole else np.float64)
     kind = types.dtype(dtype) if dtype is not None else (i64 if numbers.dtype.kind in "iu" else float_dtype())
     with located_errors("arange"):
         for number in (*numbers[:1], *numbers[-1:], *(numbers[numbers % 1 != 0][:1] if kind.integer else ())):
@@ -76,16 +78,14 @@ def one_hot(x: Any, num_classes: int, dtype: Any = None) -> Tensor:
     value = as_value(x)
     with located_errors("one_hot", value):
         need_kind("one_hot", value.type, "iu")
-    hot = is_class(builder(), value, num_classes)
+    hot = is_class(builder(), value, as_shape(num_classes)[0])
     return Tensor(cast(hot, types.dtype(dtype) if dtype is not None else float_dtype()))
 
 
 def _draw(name: str, shape: int | Sequence[int], dtype: Any, key: Any) -> Tensor:
     build = builder()
     kind = types.dtype(dtype) if dtype is not None else float_dtype()
-    return Tensor(
-        getattr(build, name)(key.value if key is not None else draw_key(build), shape=as_shape(shape), dtype=kind)
-    )
+    return Tensor(getattr(build, name)(chosen_key(key), shape=as_shape(shape), dtype=kind))
 
 
 @on_tape

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...ir.errors import ArgumentTypeError, DtypeError, OutOfRangeError, ShapeError
 from ...ir.graph import Value
+from ...ir.source import public
 from ...ir.types import Array, Shape, TensorType, bool_, broadcast_shapes, i64, normalize_axis
 from ..convert import as_value, broadcast, builder, has_tensors, on_tape, to_array
 from ..tensor import Operators, Tensor
@@ -78,6 +79,7 @@ def _positions(array: Array, size: int) -> Array:
     return np.where(array < 0, array + size, array).astype(np.int64)
 
 
+@public
 def index(x: Any, item: Any) -> Tensor:
     """NumPy's indexing with integers, slices, ``None``, ``...`` and arrays of integers or bools.
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from ...ir.errors import ArgumentValueError, DtypeError, ShapeError
 from ...ir.graph import Value
-from ...ir.record import draw_key, here
+from ...ir.record import here
 from ...ir.types import DType, Shape, bool_, broadcast_shapes, normalize_axis
 from ..convert import as_value, broadcast, builder, cast, on_tape, promoted
 from ..tensor import Tensor
-from .apply import as_shape, floating, located_errors, unary
+from .apply import as_shape, chosen_key, floating, located_errors, unary
 from .arithmetic import add, multiply, rsqrt, subtract
 from .reduction import mean
 from .shape import reshape
@@ -192,7 +192,7 @@ def dropout(x: Any, p: float = 0.5, key: Any = None) -> Tensor:
     value, build = floating(x), builder()
     if p == 0:
         return Tensor(value)
-    kept = build.mask(key.value if key is not None else draw_key(build), p=1 - p, shape=value.type.shape)
+    kept = build.mask(chosen_key(key), p=1 - p, shape=value.type.shape)
     scaled = build.mul(value, 1 / (1 - p)) if p < 1 else value
     return Tensor(build.where(kept, scaled, build.splat(0.0, value.type)))
 
@@ -246,7 +246,7 @@ def scaled_dot_product_attention(
     q, k, v = (floating(t) for t in (query, key, value))
     with located_errors("scaled_dot_product_attention", q, k, v):
         if min(q.type.rank, k.type.rank, v.type.rank) < 2:
-            raise ShapeError("rank below 2\n  rule: q [..., T, d], k [..., S, d], v [..., S, e]")
+            raise ShapeError("attention\n  rule: query, key and value are [..., rows, features]")
         if enable_gqa:
             k, v = _share_heads(q, k, v)
         try:

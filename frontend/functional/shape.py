@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ...ir.errors import ShapeError
-from ...ir.types import bool_, normalize_axes, normalize_axis
+from ...ir.errors import ArgumentTypeError, ShapeError, shortened
+from ...ir.types import Shape, bool_, normalize_axes, normalize_axis
 from ..arguments import Number
-from ..convert import as_value, broadcast, builder, cast, on_tape, promoted
+from ..convert import as_value, broadcast, builder, cast, on_tape, promoted, to_array
 from ..tensor import Tensor
 from .apply import Axis, located_errors
 from .indexing import index
@@ -132,13 +132,27 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
     return [index(Tensor(value), (*lead, slice(a, b))) for a, b in itertools.pairwise(bounds)]
 
 
+def _widths(given: Any, rank: int) -> tuple[Shape, Shape]:
+    """What is before and after each axis.  Raises ``ArgumentTypeError`` for anything but NumPy's forms of integers."""
+    try:
+        widths = to_array(given)
+        pairs = np.broadcast_to(widths, (rank, 2))
+    except ValueError:
+        pairs = widths = np.empty(0)
+    if pairs.shape != (rank, 2) or (pairs.size and widths.dtype.kind not in "iu"):
+        raise ArgumentTypeError(
+            f"pad: pad_width = {shortened(repr(given), 80)}\n"
+            f"  rule: it is an integer, a pair (before, after), or a pair for each of {rank} axes"
+        )
+    return tuple(pairs[:, 0].tolist()), tuple(pairs[:, 1].tolist())
+
+
 @on_tape
 def pad(x: Any, pad_width: int | Sequence[Any], constant_values: Number = 0) -> Tensor:
     """NumPy's pad with a constant: ``pad_width`` is one number, ``(before, after)`` or such a pair per axis."""
     value = as_value(x)
     rank = value.type.rank
-    pairs = [tuple(p) for p in np.broadcast_to(np.asarray(pad_width), (rank, 2)).tolist()]
-    low, high = tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)
+    low, high = _widths(pad_width, rank)
     build, interior = builder(), (0,) * rank
     padded = build.pad(value, low=low, high=high, interior=interior)
     if constant_values == 0:

@@ -6,6 +6,7 @@ import math
 from typing import Any, ClassVar
 
 from ...ir.errors import ArgumentValueError
+from ...ir.types import static_shape
 from .. import functional as ops
 from ..arguments import checked
 from ..functional.apply import located_errors
@@ -34,7 +35,8 @@ class _Conv(Module):
                 f"{type(self).__name__} of {in_channels} to {out_channels} channels in {groups} groups; the groups divide both"
             )
         with located_errors(type(self).__name__):
-            size = per_axis("kernel size", kernel_size, self.rank)
+            size = static_shape(per_axis("kernel size", kernel_size, self.rank))
+            static_shape((in_channels, out_channels))
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         terms = in_channels // groups * math.prod(size)
         bound = 1 / math.sqrt(terms) if terms else 0.0

@@ -11,6 +11,7 @@ import numpy as np
 from ...ir.errors import ArgumentTypeError, ArgumentValueError
 from ...ir.types import Array
 from .. import functional as ops
+from ..arguments import checked
 
 Loss = Callable[[Any, Any], Any]
 Metric = Callable[[Array, Array], float]
@@ -56,6 +57,7 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
+@checked
 def objective(spec: str | Loss | Objective, line: tuple[str, int] | None = None) -> Objective:
     """The objective of a name or of a function ``(prediction, target) -> scalar``, chosen at a user's line.
 

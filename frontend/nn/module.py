@@ -16,7 +16,7 @@ from ...ir.literal import need_fit
 from ...ir.record import current_frame, here
 from ...ir.source import user_line
 from ...ir.types import DType, Shape
-from ..arguments import Number, checked
+from ..arguments import Number, called, checked
 from ..convert import as_value, builder, cast
 from ..functional.apply import located_errors
 from ..tensor import Operators
@@ -141,7 +141,7 @@ class Module:
         path = active.state.path(self) if active.state is not None else ""
         active.path.append((path, self._made_at))
         try:
-            return self.forward(*args, **kwargs)
+            return called(self.forward, args, kwargs)
         finally:
             active.path.pop()
 
