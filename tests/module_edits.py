@@ -125,7 +125,7 @@ def attribute(module: Module, random: Random) -> None:
     if place is None:
         return
     i, name = place
-    value = i.attrs[name]
+    value: Any = i.attrs[name]
     if isinstance(value, bool):
         value = not value
     elif isinstance(value, int):
@@ -133,8 +133,9 @@ def attribute(module: Module, random: Random) -> None:
     elif isinstance(value, float):
         value = random.choice(REALS)
     elif isinstance(value, tuple) and value:
-        n = random.randrange(len(value))  # pyright: ignore[reportUnknownArgumentType]
-        value = (*value[:n], random.choice(NUMBERS), *value[n + 1 :])
+        listed: list[Any] = list(i.attrs[name])
+        listed[random.randrange(len(listed))] = random.choice(NUMBERS)
+        value = tuple(listed)
     elif isinstance(value, Symbol):
         value = Symbol(random.choice(list(module.functions)))
     elif isinstance(value, str):
