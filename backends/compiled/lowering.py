@@ -221,9 +221,9 @@ class Lowering(ABC, Generic[Piece]):
         before = [self.cast(wide[r], r) for r in dict.fromkeys(refs) if r in wide and math.prod(r.layout.shape)]
         after = [self.cast(out, to)] if out in wide else []
         if isinstance(op, Contract):
-            types = [o.type for o in i.operands]
+            a, b = i.operands
             ta, tb = (bool(i.attrs[name]) for name in op.transposes)
-            piece = self.contract(i, taken[0], taken[1], to, product_sizes(types[0], types[1], ta, tb))
+            piece = self.contract(i, taken[0], taken[1], to, product_sizes(a.type, b.type, ta, tb))
         elif isinstance(op, Scatter):
             piece = self.scatter(op, i, taken[0], taken[1], to)
         else:
