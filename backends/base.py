@@ -15,6 +15,7 @@ import numpy as np
 from ..ir import Function, Instruction, Module, Value
 from ..ir.errors import BackendError
 from ..ir.float_mode import standard_mode
+from ..ir.memory import shortage
 from ..ir.types import Array, holds_floats
 from .state import State
 
@@ -119,9 +120,13 @@ class Executable:
             raise TypeError(f"@{self.function.name} takes {len(expected)} arrays, not {len(arrays)}")
         if out is not None:
             self._writable(out)
-        with self.lock:
-            given = [self.accept(value, array) for value, array in zip(expected, arrays, strict=True)]
-            results = self.run(given) if out is None else self.run_into(given, out)
+        try:
+            with self.lock:
+                given = [self.accept(value, array) for value, array in zip(expected, arrays, strict=True)]
+                results = self.run(given) if out is None else self.run_into(given, out)
+        except MemoryError:
+            needed = sum(v.type.nbytes for v in self.function.results)
+            raise shortage(needed, f"the result of @{self.function.name}") from None
         return results[0] if len(results) == 1 and not self.function.attrs.get("tuple") else results
 
     def _writable(self, out: Sequence[Array]) -> None:

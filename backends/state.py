@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.memory import allocating
 from ..ir.types import Array, DType, TensorType
 from ..passes.plan import ALIGNMENT, StateSlot, state_layout
 
@@ -26,6 +27,12 @@ def state_sizes(slots: Mapping[str, StateSlot]) -> dict[DType, int]:
     return sizes
 
 
+def _largest(types: Mapping[str, TensorType]) -> str:
+    """The largest state, as an error names it."""
+    name = max(types, key=lambda n: types[n].nbytes, default=None)
+    return f"{name}: {types[name]} and others" if name is not None else "nothing"
+
+
 class State:
     """Named arrays as slices of flat buffers.
 
@@ -36,9 +43,11 @@ class State:
     def __init__(self, types: Mapping[str, TensorType]) -> None:
         self.types = dict(types)
         self.slots: dict[str, StateSlot] = state_layout(self.types)
-        self.buffers: tuple[dict[DType, Array], dict[DType, Array]] = tuple(
-            {d: aligned_bytes(n) for d, n in state_sizes(self.slots).items()} for _ in range(2)
-        )  # type: ignore[assignment]
+        sizes = state_sizes(self.slots)
+        with allocating(2 * sum(sizes.values()), f"twice the state of {_largest(self.types)}"):
+            self.buffers: tuple[dict[DType, Array], dict[DType, Array]] = tuple(
+                {d: aligned_bytes(n) for d, n in sizes.items()} for _ in range(2)
+            )  # type: ignore[assignment]
         self._views = tuple({name: self._view(name, which) for name in self.types} for which in (0, 1))
         self.current = 0
 

@@ -14,6 +14,7 @@ from ..ir.build import Builder
 from ..ir.errors import ArgumentTypeError, ArgumentValueError, DtypeError, IRError, TraceError
 from ..ir.float_mode import standard_mode
 from ..ir.graph import Value
+from ..ir.memory import copy_of
 from ..ir.record import Frame, blame, current_frame, default_recorder, frame, here
 from ..ir.source import public, wraps
 from ..ir.types import Array, DType, Shape, TensorType, bool_, broadcast_shapes, i64, type_of
@@ -207,7 +208,7 @@ def lift(tree: Any, enter: Callable[[Array], Any]) -> Any:
 
 def lower(tree: Any) -> Any:
     """``tree`` with every tensor in it replaced by its array."""
-    return _mapped(tree, lambda x: np.array(x.value.array) if isinstance(x, Tensor) else x)
+    return _mapped(tree, lambda x: copy_of(x.value) if isinstance(x, Tensor) else x)
 
 
 def on_tape(function: Callable[P, R]) -> Callable[P, R]:

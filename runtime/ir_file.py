@@ -14,6 +14,7 @@ from ..backends.base import Executable
 from ..ir import Function, IRError, Module, Symbol, TensorType, philox
 from ..ir.atomic import write_atomically
 from ..ir.errors import DataError
+from ..ir.memory import need_memory
 from ..ir.print import number, quote
 from ..ir.types import Array, bf16, holds_floats, key
 from .npz import Npz
@@ -47,6 +48,7 @@ def entry_of(module: Module, name: str | None = None) -> Function:
 
 def example_array(type: TensorType, seed: int) -> Array:
     """Random elements of a type: normal floats, integers 0 and 1 (which index anything), bools; for a key that of the seed."""
+    need_memory(type.nbytes, f"an argument of {type}")
     random = np.random.Generator(np.random.Philox(seed))
     if type.dtype is key:
         return np.broadcast_to(philox.key_of_seed(seed), type.array_shape).copy()

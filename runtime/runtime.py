@@ -37,6 +37,7 @@ from ..ir import (
 from ..ir import Module as IRModule
 from ..ir.errors import ArgumentTypeError, ArgumentValueError
 from ..ir.float_mode import standard_mode
+from ..ir.memory import copy_of, shortage
 from ..ir.source import public, user_line
 from ..ir.types import Array, DType, dtype, holds_floats, key, type_of
 from . import checkpoint
@@ -44,6 +45,7 @@ from .entries import STEP, Declarations, Setting, function_of, record, recorded_
 from .fixed import Fixed
 from .guard import Guards, is_finite, nonfinite_error
 from .initial import first_state
+from .programs import Programs
 from .recorded import Attributes, difference, note_again, replaced
 from .reference import wide_values
 
@@ -122,11 +124,14 @@ class Arrays(Mapping[str, Array]):
 class Artifact:
     """An entry compiled for one batch type."""
 
+    key: Key
     function: Function
     types: tuple[TensorType, ...]
     executable: Executable
     call: Bound
     takes_key: bool
+    results: int
+    """Bytes of its results."""
     unchanged: tuple[str, ...]
     """State that the entry does not update."""
 
@@ -148,6 +153,11 @@ class Chosen(NamedTuple):
     numerics: str
     guard: str | None
     guards: Guards
+
+
+def _programs(name: str, artifacts: dict[Key, Executable]) -> Programs[Form, Artifact]:
+    """The programs of a runtime; those that are dropped leave its ``artifacts`` too."""
+    return Programs(name, lambda artifact: artifacts.pop(artifact.key, None))
 
 
 def runtime_dtype(spelling: Any) -> DType:
@@ -201,7 +211,7 @@ class Runtime(Fixed):
         self._mode = "train"
         self._tape: Tape | None = None
         self.artifacts: dict[Key, Executable] = {}
-        self._compiled: dict[Form, Artifact] = {}
+        self._compiled: Programs[Form, Artifact] = _programs(name, self.artifacts)
         self._earlier: dict[Form, list[Artifact]] = {}
         self._changes: list[str] = []
         self._attributes: Attributes | None = None
@@ -364,7 +374,7 @@ class Runtime(Fixed):
         function = self._record(entry, kept, tape)
         on_device = any(isinstance(a, DeviceArray) for a in arrays)
         outputs = tuple(
-            v.array if on_device else np.array(v.array)
+            v.array if on_device else copy_of(v)
             for v, m in zip(function.results, function.marks, strict=True)
             if m is None or m.kind == "grad"
         )
@@ -383,11 +393,16 @@ class Runtime(Fixed):
         form = (entry, *[(a.shape, a.dtype) for a in arrays])
         artifact = self._compiled.get(form)
         if artifact is None:
-            artifact = self._compiled[form] = self._compile(entry, form, tuple([_type(a) for a in arrays]))
+            artifact = self._compiled.keep(form, self._compile(entry, form, tuple([_type(a) for a in arrays])))
+        elif self._compiled.crowded:
+            self._compiled.used(form)
         guards = self._chosen.guards
         if guards.recorded:
             self._check_recorded(entry, artifact)
-        outputs = artifact.call(*arrays, self._key) if artifact.takes_key else artifact.call(*arrays)
+        try:
+            outputs = artifact.call(*arrays, self._key) if artifact.takes_key else artifact.call(*arrays)
+        except MemoryError:
+            raise shortage(artifact.results, f"the result of {entry}") from None
         if guards.nonfinite and not (
             all(map(is_finite, outputs))
             and all(is_finite(self._state.next(n)) for n in self._state.types if n not in artifact.unchanged)
@@ -428,15 +443,18 @@ class Runtime(Fixed):
         executable = compile_module(self.backend, IRModule(self.name, [function]), function.name, self.device, options)
         executable.compile_seconds = time.perf_counter() - begin
         executable.lock = self._lock
-        self.artifacts[Key(entry, types, self.numerics, self.guard)] = executable
+        form = Key(entry, types, self.numerics, self.guard)
+        self.artifacts[form] = executable
         updated = {m.of.name for m in function.marks if m is not None and m.kind == "update"}
         unchanged = tuple(n for n in self._state.types if n not in updated)
         return Artifact(
+            Key(entry, types, self.numerics, self.guard),
             function,
             types,
             executable,
             executable.bind(self._state),
             any(v.type.dtype is key for v in function.inputs()),
+            sum(v.type.nbytes for v in function.results),
             unchanged,
         )
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from ...ir import Function, Instruction, IRError, Module, Value
 from ...ir.float_mode import standard_mode
+from ...ir.memory import program_memory
 from ...ir.op import Control, Layout, Source
 from ...ir.print import print_module, quote
 from ...ir.types import DTYPES, Array
@@ -197,6 +198,21 @@ def image_of(made: Program, begin: float) -> Image:
     )
 
 
+class _Planned:
+    """The generated program behind an image, made when it is first asked for."""
+
+    def __init__(self, plan: Callable[[], Program]) -> None:
+        self._plan = plan
+
+    @cached_property
+    def program(self) -> Program:
+        return self._plan()
+
+    def error(self, code: int, status: Array) -> IRError:
+        """The error of the check that failed."""
+        return self.program.fails[code - 1](status)
+
+
 class LlvmProgram(Executable):
     """A program in native code.
 
@@ -205,23 +221,26 @@ class LlvmProgram(Executable):
     """
 
     def __init__(self, image: Image, traced: Function, plan: Callable[[], Program], in_place: bool) -> None:
-        self._image, self._traced, self._plan = image, traced, plan
+        self._image, self._traced, self._planned = image, traced, _Planned(plan)
         self.commits = in_place and image.may_commit and bool(traced.state())
         symbols = {f"tapeir_contract_{t}": blas.address(DTYPES[t]) for t in image.products}
         symbols["tapeir_parallel"] = threads.address()
         self._library = engine.Library(image.objects, symbols)
-        self._run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._library.address("run"))
-        self._constants = aligned_bytes(len(image.constants))
-        self._constants[:] = np.frombuffer(image.constants, np.uint8)
-        self._arena = aligned_bytes(image.arena)
+        self._run: Any = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._library.address("run"))
+        self._run.library = self._library  # whoever may call the code keeps it loaded
+        outputs = sum(v.type.nbytes for v in traced.results)
+        with program_memory(traced, image.arena + len(image.constants) + outputs):
+            self._constants = aligned_bytes(len(image.constants))
+            self._constants[:] = np.frombuffer(image.constants, np.uint8)
+            self._arena = aligned_bytes(image.arena)
         self._status = np.zeros(8, np.int64)
         self._state: State | None = None
         self.memory = PlannedMemory(*image.memory)
 
-    @cached_property
+    @property
     def program(self) -> Program:
         """The generated program."""
-        return self._plan()
+        return self._planned.program
 
     @property
     def function(self) -> Function:
@@ -260,17 +279,16 @@ class LlvmProgram(Executable):
         """The addresses that ``run`` and the steps take."""
         return np.array([buffers[n].ctypes.data if n in buffers else 0 for n in self._image.buffers], np.uint64)
 
-    def error(self, code: int, status: Array) -> IRError:
-        """The error of the check that failed."""
-        return self.program.fails[code - 1](status)
-
     def bind(self, state: State) -> Bound:
         call = self._bound(state)
         return lambda *given: call(given)
 
     def _bound(self, state: State) -> Callable[..., tuple[Array, ...]]:
-        """A callable of the inputs and, if wanted, of an array or None for each result."""
-        run, image = self._run, self._image
+        """A callable of the inputs and, if wanted, of an array or None for each result.
+
+        It holds what running takes, not the program itself, which then goes, with its code, when nobody holds it any more.
+        """
+        run, image, planned, status = self._run, self._image, self._planned, self._status
         copyto, count = np.copyto, len(image.outputs)
         slots = {name: slot for slot, name in enumerate(image.buffers)}
         read, written = (
@@ -304,7 +322,7 @@ class LlvmProgram(Executable):
                 bases[slot] = array.ctypes.data
             code = run(address)
             if code:
-                raise self.error(code, self._status)
+                raise planned.error(code, status)
             for n, array in out:
                 results[n] = array.copy()
             return tuple(results)
@@ -417,7 +435,7 @@ class _LlvmSteps(Steps):
             with standard_mode():
                 code = step(self._address)
             if code:
-                raise self._program.error(code, self._status)
+                raise self._made.fails[code - 1](self._status)
 
     def kernel(self, i: Instruction) -> str:
         names = self._made.names.get(i)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 import numpy as np
 
 from ...ir import BackendError, Builder, Function, GraphBuilder, Instruction, IRError, Module, Op, Value
+from ...ir.memory import need_value
 from ...ir.op import Composite, Contract, Control, Gather, Join, Key, Layout, Reduce, Scatter, Source, View
 from ...ir.record import blame
 from ...ir.types import Array, DType, Shape, TensorType, f32
@@ -95,6 +96,7 @@ class Lowering(ABC, Generic[Piece]):
         found = self.memory.refs.get(v)
         if isinstance(found, Ref):
             return found
+        need_value(v)
         if isinstance(found, Number):
             return self.constant(np.full(v.type.shape, np.frombuffer(found.value, found.dtype.numpy)[0]), found.dtype)
         source = v.owner

@@ -9,13 +9,15 @@ from __future__ import annotations
 import linecache
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
+from weakref import finalize
 
 import numpy as np
 
 from ...ir import Function, Instruction, Module, Value, philox
-from ...ir.errors import IRError
+from ...ir.errors import BackendError, IRError
 from ...ir.escape import comment
 from ...ir.float_mode import standard_mode
+from ...ir.memory import need_value, program_memory
 from ...ir.op import (
     Contract,
     Control,
@@ -67,14 +69,16 @@ class NumpyProgram(Executable):
         name = comment(f"{module.name}.{function.name}")
         code = compile(self.source, f"<tapeir {name} {id(self):x}>", "exec")
         linecache.cache[code.co_filename] = (len(self.source), None, self.source.splitlines(True), code.co_filename)
+        finalize(self, linecache.cache.pop, code.co_filename, None)
         scope: dict[str, Any] = {}
         exec(code, scope)
         self._program: Callable[..., Callable[..., tuple[Array, ...]]] = scope["program"]
-        self._own = {
-            "arena": aligned_bytes(self._arena_bytes),
-            **self._places.own_arrays(),
-            "scratch": aligned_bytes(self._out.scratch_bytes),
-        }
+        with program_memory(function, int(self.memory) + sum(v.type.nbytes for v in self._places.outputs)):
+            self._own = {
+                "arena": aligned_bytes(self._arena_bytes),
+                **self._places.own_arrays(),
+                "scratch": aligned_bytes(self._out.scratch_bytes),
+            }
 
     # Ops, by family
 
@@ -166,6 +170,8 @@ class NumpyProgram(Executable):
             self.kernels[name] = [op.name, *lines]
 
     def _source(self, op: Source, i: Instruction) -> Ref | Number:
+        if op.element is not None:
+            need_value(i.result)
         array = op.literal(**i.attrs)
         dtype = i.result.type.dtype
         if array.size and not any(array.strides):
@@ -310,7 +316,10 @@ class NumpyProgram(Executable):
                 self._out.line(f"copyto({self._out.var(ref)}, {parameters[-1]})  # {comment(self._names.of[v])}")
         for i in f.instructions:
             begin = len(self._out.body)
-            self._instruction(i)
+            try:
+                self._instruction(i)
+            except BackendError as error:
+                raise blame(error, i.op.name, tuple([o.type for o in i.operands]), i.location) from None
             self._lines[i] = begin, len(self._out.body)
         self._calls.update(self._out.calls)
         outputs: list[str] = []
@@ -319,6 +328,7 @@ class NumpyProgram(Executable):
             if mark is not None and mark.kind == "update":
                 self._out.copy(self._places.state(mark.of, v, "next"), ref)
             else:
+                need_value(v)
                 outputs.append(f"{self._out.var(self._out.full(ref, v.type.shape))}.copy()")
         self._out.line(f"return ({', '.join(outputs)}{',' if len(outputs) == 1 else ''})")
         head = f"@{f.name} of module @{self.module.name}: arena {self._arena_bytes} bytes, scratch {self._out.scratch_bytes} bytes."
@@ -386,8 +396,10 @@ class NumpyProgram(Executable):
         def number(value: bytes, dtype: str) -> Array:
             return np.frombuffer(value, DTYPES[dtype].numpy).reshape(())
 
+        fails = self._fails  # not the program: it would wait for the cyclic collector
+
         def fail(n: int, operand: Array, holds: Array) -> None:
-            raise self._fails[n](operand[~holds].reshape(-1)[0])
+            raise fails[n](operand[~holds].reshape(-1)[0])
 
         return view, number, fail
 

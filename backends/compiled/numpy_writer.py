@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...ir.memory import need_memory
 from ...ir.op import Layout
 from ...ir.scalar import Scalar, ScalarBuilder
 from ...ir.types import Array, DType, Shape, TensorType
@@ -81,6 +82,8 @@ class Writer:
         """A number as a constant array."""
         if isinstance(ref, Ref):
             return ref
+        wanted = TensorType(ref.dtype, shape)
+        need_memory(wanted.nbytes, f"constant {wanted}")
         return self.constant(np.full(shape, np.frombuffer(ref.value, ref.dtype.numpy)[0]), ref.dtype)
 
     def scratch(self, pool: Arena, dtype: DType, shape: Shape) -> Ref:

@@ -6,18 +6,10 @@ from collections.abc import Mapping
 from pathlib import PurePath
 
 from ...ir import BackendError, Function, Value
+from ...ir.memory import readable
 
 SHOWN = 5
 """Values that the error lists."""
-
-
-def readable(nbytes: int) -> str:
-    """Bytes in the unit that suits them."""
-    size, units = float(nbytes), ["B", "KB", "MB", "GB", "TB"]
-    while size >= 1024 and len(units) > 1:
-        size /= 1024
-        units.pop(0)
-    return f"{size:.3g} {units[0]}"
 
 
 def _memory(v: Value) -> Value:

@@ -10,10 +10,11 @@ import numpy as np
 
 from ...ir import Function, Instruction, Module, Op, philox
 from ...ir.composite import decomposition
-from ...ir.errors import BackendError, IRError
+from ...ir.errors import IRError
 from ...ir.float_mode import standard_mode
 from ...ir.graph import Value
-from ...ir.op import Composite, Contract, Control, Elementwise, Random32, Reduce, Scatter
+from ...ir.memory import SURELY, need_memory, program_memory, shortage
+from ...ir.op import Composite, Contract, Control, Elementwise, Random32, Reduce, Scatter, Source, View
 from ...ir.record import blame
 from ...ir.scalar import Scalar, ScalarBuilder, computes_in_float32, scalar_of
 from ...ir.types import Array, DType, Shape, TensorType, u32
@@ -107,16 +108,30 @@ def execute(
     return (out,)
 
 
+def _need_memory(i: Instruction, arrays: Sequence[Array]) -> None:
+    """Raise ``BackendError`` for what is too large: operands that are one number broadcast, which an op writes out, and results."""
+    op = i.op
+    if isinstance(op, View) or (isinstance(op, Source) and op.element is None):
+        return
+    for operand, array in zip(i.operands, arrays, strict=True):
+        if array.nbytes > SURELY:
+            need_memory(array.nbytes, str(operand.type))
+    if not isinstance(op, Elementwise):
+        for r in i.results:
+            need_memory(r.type.nbytes, str(r.type))
+
+
 def run_instruction(i: Instruction, arrays: Sequence[Array], module: Module | None = None) -> tuple[Array, ...]:
     """The results of one instruction on arrays; errors name its line."""
     types = tuple([o.type for o in i.operands])
     try:
+        _need_memory(i, arrays)
         return execute(i.op, types, i.attrs, arrays, i.results[0].type, module)
     except IRError as error:
         raise blame(error, i.op.name, types, i.location) from None
     except MemoryError:
-        results = ", ".join(str(r.type) for r in i.results)
-        raise blame(BackendError(f"there is not enough memory for {results}"), i.op.name, types, i.location) from None
+        large = max((v.type for v in (*i.operands, *i.results)), key=lambda t: t.nbytes)
+        raise blame(shortage(large.nbytes, str(large)), i.op.name, types, i.location) from None
 
 
 class Host:
@@ -183,4 +198,6 @@ class Interpreter(Executable):
         self.compile_seconds = time.perf_counter() - begin
 
     def run(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        return tuple(np.array(a) for a in run(self.function, arrays, self.module, self.on))
+        results = run(self.function, arrays, self.module, self.on)
+        with program_memory(self.function, sum(v.type.nbytes for v in self.function.results)):
+            return tuple([np.array(a) for a in results])

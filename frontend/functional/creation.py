@@ -14,7 +14,7 @@ from ...ir.errors import ArgumentValueError
 from ...ir.literal import need_fit
 from ...ir.op import need_kind
 from ...ir.ops.nn import is_class
-from ...ir.types import TensorType, i64
+from ...ir.types import TensorType, f64, i64
 from ..arguments import Number
 from ..convert import as_value, builder, cast, float_dtype, on_tape, promoted, weak_kind
 from ..tensor import Tensor
@@ -60,16 +60,23 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
         raise ArgumentValueError(
             f"arange from {begin} to {end} by {step}\n  rule: they are finite, and the step is not 0"
         )
-    count = as_shape(builtins.max(0, math.ceil((end - begin) / step)))[0]
-    whole = all(isinstance(n, (int, np.integer)) for n in (begin, end, step))
-    numbers = np.arange(begin, end, step) if count else np.zeros(0, np.int64 if whole else np.float64)
-    kind = types.dtype(dtype) if dtype is not None else (i64 if numbers.dtype.kind in "iu" else float_dtype())
+    integer = all(isinstance(x, (int, np.integer)) for x in (begin, end, step))
+    # Of integers the quotient is exact, as Python's are; NumPy rounds that of floats up too.
+    count = -((begin - end) // step) if integer else math.ceil((end - begin) / step)
+    kind = types.dtype(dtype) if dtype is not None else (i64 if integer else float_dtype())
+    wide = i64 if integer else f64
+    build, shape = builder(), as_shape(builtins.max(0, int(count)))
     with located_errors("arange"):
-        for number in (*numbers[:1], *numbers[-1:], *(numbers[numbers % 1 != 0][:1] if kind.integer else ())):
-            need_fit(number, kind)
+        if shape[0]:
+            for number, held in ((begin, kind), (begin + (shape[0] - 1) * step, kind), (begin, wide), (step, wide)):
+                need_fit(number, held)
+            need_fit(step, i64 if kind.integer else wide)
     if (begin, step) == (0, 1):
-        return Tensor(builder().iota(dtype=kind, shape=numbers.shape, axis=0))
-    return Tensor(builder().literal(numbers, kind))
+        return Tensor(build.iota(dtype=kind, shape=shape, axis=0))
+    # NumPy's own rule: the distance is that of the first two elements.
+    distance = step if integer else (begin + step) - begin
+    steps = build.mul(build.iota(dtype=wide, shape=shape, axis=0), distance)
+    return Tensor(cast(build.add(steps, begin), kind))
 
 
 @on_tape
