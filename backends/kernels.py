@@ -418,10 +418,12 @@ def _choose() -> tuple[Table, str | None]:
         return Table(), "TAPEIR_NATIVE=0"
     if find_spec("llvmlite") is None:
         return Table(), "llvmlite is not installed (pip install llvmlite)"
-    from .native import blas as native_blas
-    from .native import self_test
-    from .native.table import NativeTable
-
+    try:
+        from .native import blas as native_blas
+        from .native import self_test
+        from .native.table import NativeTable
+    except (ImportError, OSError, RuntimeError) as error:  # what llvmlite raises where its library cannot be loaded
+        return Table(), f"llvmlite cannot be loaded: {' '.join(str(error).split())}"
     reason = native_blas.unavailable() or self_test.fault()
     return (NativeTable(), None) if reason is None else (Table(), reason)
 

@@ -19,11 +19,12 @@ from ..ir.literal import need_fit
 from ..ir.record import current_frame
 from ..ir.source import public
 from ..ir.types import TensorType, bool_, f32, f64, i64, type_of
+from .programs import Programs
 from .recorded import repeatable
 
 
 class Compiled:
-    """A function compiled by a backend; ``artifacts`` maps argument types to executables.
+    """A function compiled by a backend; ``artifacts`` maps argument types to executables, of which the last used are kept.
 
     A Python number, and an array that the function makes, takes the dtype of the first floating array, float32 where there is none;
     integers are i64.
@@ -33,7 +34,9 @@ class Compiled:
         self.function = function
         self.backend = get(backend)
         self.device = device
-        self.artifacts: dict[tuple[TensorType, ...], Executable] = {}
+        self.artifacts: Programs[tuple[TensorType, ...], Executable] = Programs(
+            getattr(function, "__name__", "function")
+        )
         self._lock = RLock()
         functools.update_wrapper(self, function)
 
@@ -48,9 +51,12 @@ class Compiled:
                     need_fit(number, weak[weak_kind(number)])
         types = tuple([t if isinstance(t, TensorType) else TensorType(weak[weak_kind(t)], ()) for t in given])
         found = self.artifacts.get(types)
-        if found is None:
+        if found is None or self.artifacts.crowded:
             with self._lock:
-                found = self.artifacts.get(types) or self._compile(types)
+                found = self.artifacts.get(types)
+                if found is None:
+                    return self._compile(types)
+                self.artifacts.used(types)
         return found
 
     def _compile(self, types: tuple[TensorType, ...]) -> Executable:
@@ -61,7 +67,7 @@ class Compiled:
         shown = getattr(self.function, "__name__", "the function")
         repeatable(module[name], lambda: trace(self.function, *types, dtype=dtype)[name], shown)
         made = compile_module(self.backend, module, name, self.device)
-        return self.artifacts.setdefault(types, made)
+        return self.artifacts.keep(types, made)
 
     def _type(self, array: Any) -> TensorType:
         return array.type if isinstance(array, DeviceArray) else type_of(to_array(array))

@@ -131,7 +131,7 @@ def target() -> str:
     if kernels.table().name == "native":
         return "native"
     reason = kernels.fallback_reason()
-    if reason is not None and reason not in _said and "=" not in reason:
+    if reason is not None and reason not in _said and not reason.startswith("TAPEIR_NATIVE="):
         _said.append(reason)
         print(f"compiled: a NumPy program runs, not native code: {reason}", file=sys.stderr)
     return "numpy"
