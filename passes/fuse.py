@@ -118,14 +118,15 @@ class _Rewriter:
     def _is_inside(self, v: Value, i: Instruction, group: Group) -> bool:
         """Whether a kernel computes a value itself: a member, a view, a number, or a cheap op computed again."""
         fuser = self.fuser
+        choosers = [u for u in fuser.users.get(v, ()) if isinstance(u.op, Gather) and u.operands[0] is v]
+        made_here = not choosers or fuser.source(v)[0].owner in set(group.members)
         if i in fuser.group_of:
+            if not made_here and not set(choosers).isdisjoint(group.members):
+                return False  # what is chosen from by position is in memory
             return find(fuser.group_of[i]) is group or v in group.inlined or fuser.clone_leaves(v) is not None
         if isinstance(i.op, Source):
             return i.op.element is not None or splat_of(v) is not None
-        if not isinstance(i.op, View):
-            return False
-        whole_gather = any(isinstance(u.op, Gather) and u.operands[0] is v for u in fuser.users.get(v, ()))
-        return not whole_gather or fuser.source(v)[0].owner in set(group.members)
+        return isinstance(i.op, View) and made_here
 
     def _refusal(self, kernel: _Kernel) -> str | None:
         """Why a group stays as it is: it is one op alone, or no nest of loops."""

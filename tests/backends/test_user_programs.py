@@ -18,7 +18,7 @@ from tapeir.ir.composite import can_fail
 from tapeir.ir.op import Control
 from tapeir.ir.types import Array
 
-EXAMPLES = int(os.environ.get("TAPEIR_FUZZ", "40"))
+EXAMPLES = int(os.environ.get("TAPEIR_FUZZ", "25"))
 fuzzed = settings(
     max_examples=EXAMPLES,
     deadline=None,
