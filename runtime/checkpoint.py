@@ -9,13 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from ..frontend.optim import OPTIMIZERS, Optimizer
 from ..ir.atomic import write_atomically
 from ..ir.errors import CheckpointError
 from ..ir.files import METADATA, read_tensors, tensors_bytes
-from ..ir.types import Array, DType, dtype
+from ..ir.types import Array, DType, TensorType, dtype, holds_floats
+from .entries import STEP
 
 FORMAT = 1
+IGNORED = "num_batches_tracked"
+"""The last part of names that PyTorch's batch norm saves and nothing here reads."""
 
 
 @dataclass(frozen=True)
@@ -131,3 +136,33 @@ def check_whole(path: str | os.PathLike[str], arrays: Mapping[str, Array], neede
             f"{path} is not the whole state of a runtime: it lacks {missing[0]}{more}\n"
             "  remedy: Runtime(model, ...) and load_state with its parameters and buffers"
         )
+
+
+def fitted(arrays: Mapping[str, Any], types: Mapping[str, TensorType], aliases: Mapping[str, str]) -> dict[str, Array]:
+    """Given arrays as state by name.  Raises ``CheckpointError`` for what ``Runtime.load_state`` refuses."""
+    new: dict[str, Array] = {}
+    spelled: dict[str, str] = {}
+    for given, value in arrays.items():
+        if given.rsplit(".", 1)[-1] == IGNORED:
+            continue
+        name = aliases.get(given, given)
+        if name not in types:
+            raise CheckpointError(
+                f"state {given!r} is not in the model; it has {', '.join(list(types)[:12])}{' ...' if len(types) > 12 else ''}"
+            )
+        array, type_ = np.asarray(value), types[name]
+        if array.shape != type_.shape:
+            raise CheckpointError(f"state {given!r} has shape {list(array.shape)}; the model's is {list(type_.shape)}")
+        kind = "f" if holds_floats(array) else array.dtype.kind
+        fits = kind == "f" or np.can_cast(array.dtype, type_.dtype.numpy, "same_kind")
+        if kind not in ("f" if type_.dtype.floating else "iub") or not fits:
+            raise CheckpointError(f"state {given!r} is {array.dtype}; the model's is {type_.dtype}")
+        if name in new and not np.array_equal(new[name], array, equal_nan=type_.dtype.floating):
+            raise CheckpointError(f"state {given!r} and {spelled[name]!r} are one tied tensor with two values")
+        new[name], spelled[name] = array, given
+    if STEP in new and not 0 <= int(new[STEP]) < 1 << 63:
+        raise CheckpointError(f"state {STEP!r} is {new[STEP]}; it counts updates from 0")
+    missing = [n for n in types if n not in new and not n.startswith("optimizer/")]
+    if missing:
+        raise CheckpointError(f"state {', '.join(missing)} is missing")
+    return new

@@ -14,6 +14,7 @@ from ..frontend.optim import Optimizer
 from ..frontend.tensor import Tensor
 from ..frontend.transforms import argument_names, returned_attrs
 from ..ir import Builder, Frame, Function, GraphBuilder, Mark, ShapeError, TensorType, TraceError, Value, frame, reverse
+from ..ir import Module as IRModule
 from ..ir.float_mode import standard_mode
 from ..ir.graph import location
 from ..ir.record import here, located
@@ -284,3 +285,21 @@ def recorded_alike(made: Function, setting: Setting, entry: str, mode: str, type
     forward, batch = "loss" if entry == "train_step" else entry, [(t, None) for t in types]
     name = f"{type(setting.declared.model).__name__}.forward"
     return repeatable(made, lambda: record(setting, forward, mode, batch, GraphBuilder()), name)
+
+
+def entries_module(setting: Setting, name: str, types: Sequence[TensorType]) -> IRModule:
+    """The module of all entries: forward and loss in both modes, and train_step (the last type is the target's)."""
+    module = IRModule(name)
+    for entry in ("forward", "loss"):
+        for mode in ("train", "eval"):
+            module.add(function_of(setting, entry, mode, types[:-1] if entry == "forward" else types))
+    module.add(function_of(setting, "train_step", "train", types))
+    return module
+
+
+def entry_and_mode(entry: str) -> tuple[str, str]:
+    """Of what a runtime calls: the entry that is recorded, and its mode."""
+    if entry == "train_step":
+        return entry, "train"
+    name, _, mode = entry.rpartition("_")
+    return ("loss" if name == "grads" else name), mode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,23 @@ def wide_values(function: Function, arrays: Sequence[Array], module: Module | No
         for i in function.instructions:
             known.update(zip(i.results, wide(i, [known[o] for o in i.operands], module), strict=True))
     return known
+
+
+def distances(function: Function, found: Mapping[str, Sequence[Array]]) -> dict[str, float]:
+    """How far results are from a float64 evaluation of a recorded function: the largest difference in any element.
+
+    ``function`` has the arrays of its arguments, ``found`` the loss and the gradients by name.  A distance is relative to the largest
+    element of all gradients.
+    """
+    reference = wide_values(function, [np.asarray(v.array) for v in function.arguments])
+    wide = [
+        reference[v] for v, m in zip(function.results, function.marks, strict=True) if m is None or m.kind == "grad"
+    ]
+    scale = max((float(np.abs(a).max(initial=0.0)) for a in wide[1:]), default=0.0) or 1.0
+    return {
+        name: max(float(np.abs(np.asarray(a) - b).max(initial=0.0)) for a, b in zip(arrays, wide, strict=True)) / scale
+        for name, arrays in found.items()
+    }
 
 
 def same_bits(a: Array, b: Array) -> bool:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from threading import RLock
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..backends import Backend, Executable, get
-from ..backends.base import Bound, compile_module
+from ..backends.base import compile_module
 from ..backends.cuda.device import DeviceArray
 from ..backends.eager import Tape, host_or
 from ..backends.eager.interpret import HOST
@@ -41,109 +39,27 @@ from ..ir.memory import copy_of, shortage
 from ..ir.source import public, user_line
 from ..ir.types import Array, DType, dtype, holds_floats, key, type_of
 from . import checkpoint
-from .entries import STEP, Declarations, Setting, function_of, record, recorded_alike, state_types
+from .artifacts import Artifact, Artifacts, Form, Key
+from .entries import (
+    STEP,
+    Declarations,
+    Setting,
+    entries_module,
+    entry_and_mode,
+    function_of,
+    record,
+    recorded_alike,
+    state_types,
+)
 from .fixed import Fixed
 from .guard import Guards, is_finite, nonfinite_error
 from .initial import first_state
-from .programs import Programs
-from .recorded import Attributes, difference, note_again, replaced
-from .reference import wide_values
-
-IGNORED = "num_batches_tracked"
-
+from .modes import Modes
+from .recorded import difference, replaced
+from .reference import distances
+from .results import Arrays, Loss, Packed
 
 NUMERICS = ("exact", "fast")
-EARLIER = 4
-"""Programs that are kept for one entry and batch type, besides the current one, in case attributes of modules change back."""
-Form = tuple[Any, ...]
-"""An entry with the shapes and dtypes of a batch."""
-
-
-class Key(NamedTuple):
-    """What a compiled artefact depends on."""
-
-    entry: str
-    types: tuple[TensorType, ...]
-    numerics: str
-    guard: str | None
-
-
-class Loss:
-    """The loss of a step: a 0-d array that ``float()`` reads."""
-
-    __slots__ = ("_array",)
-
-    def __init__(self, array: Array) -> None:
-        self._array = array
-
-    def __float__(self) -> float:
-        return float(self._array)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.array(self._array, dtype=dtype)
-
-    def __format__(self, spec: str) -> str:
-        return format(float(self), spec) if spec else str(self)
-
-    def __repr__(self) -> str:
-        return f"Loss({float(self)!r})"
-
-
-class Packed(tuple[Array, ...]):
-    """The only result of an entry whose Python function returned a tuple or list of it."""
-
-    @classmethod
-    def of(cls, function: Function, outputs: tuple[Array, ...]) -> tuple[Array, ...]:
-        """The outputs, packed where the function's attribute ``tuple`` says so."""
-        return cls(outputs) if function.attrs.get("tuple") else outputs
-
-
-class Arrays(Mapping[str, Array]):
-    """A read-only view of state by name; every array handed out is a fresh copy."""
-
-    def __init__(self, names: Sequence[str], read: Callable[[str], Array]) -> None:
-        self._names = dict.fromkeys(names)
-        self._read = read
-
-    def __getitem__(self, name: str) -> Array:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __repr__(self) -> str:
-        return f"{{{', '.join(self._names)}}}"
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """An entry compiled for one batch type."""
-
-    key: Key
-    function: Function
-    types: tuple[TensorType, ...]
-    executable: Executable
-    call: Bound
-    takes_key: bool
-    results: int
-    """Bytes of its results."""
-    unchanged: tuple[str, ...]
-    """State that the entry does not update."""
-
-
-_BLOCKS: ContextVar[tuple[tuple[Runtime, list[str]], ...]] = ContextVar("tapeir_modes", default=())
-"""The ``in_mode`` blocks that are open in this thread, the innermost last, each with its runtime and mode."""
-
-
-def _known_mode(mode: str) -> str:
-    if mode not in ("train", "eval"):
-        raise ArgumentValueError(f"mode {mode!r} is not known; train or eval")
-    return mode
 
 
 class Chosen(NamedTuple):
@@ -153,11 +69,6 @@ class Chosen(NamedTuple):
     numerics: str
     guard: str | None
     guards: Guards
-
-
-def _programs(name: str, artifacts: dict[Key, Executable]) -> Programs[Form, Artifact]:
-    """The programs of a runtime; those that are dropped leave its ``artifacts`` too."""
-    return Programs(name, lambda artifact: artifacts.pop(artifact.key, None))
 
 
 def runtime_dtype(spelling: Any) -> DType:
@@ -171,7 +82,7 @@ def runtime_dtype(spelling: Any) -> DType:
     return chosen
 
 
-class Runtime(Fixed):
+class Runtime(Modes, Fixed):
     """A model with its state.
 
     ``backend="eager"`` runs the model's Python on a tape; others compile each entry once per batch type, and again where an attribute
@@ -208,16 +119,11 @@ class Runtime(Fixed):
         self.setting = Setting(Declarations(model), chosen, optimizer or SGD(), runtime_dtype(dtype))
         self.device = device
         self.seed = int(seed)
-        self._mode = "train"
         self._tape: Tape | None = None
-        self.artifacts: dict[Key, Executable] = {}
-        self._compiled: Programs[Form, Artifact] = _programs(name, self.artifacts)
-        self._earlier: dict[Form, list[Artifact]] = {}
-        self._changes: list[str] = []
-        self._attributes: Attributes | None = None
+        self._artifacts = Artifacts(name)
         self._assignments = ASSIGNMENTS[0]
         self._checked: set[tuple[str, bool]] = set()
-        self._calls = self._again = 0
+        self._calls = 0
         self._key = philox.key_of_seed(self.seed)
         self._choose(backend, numerics, guard)
         self._on: Any = host_or(device)
@@ -253,6 +159,11 @@ class Runtime(Fixed):
         return self._chosen.guard
 
     @property
+    def artifacts(self) -> Mapping[Key, Executable]:
+        """What was compiled, by entry, batch types, numerics and guard."""
+        return self._artifacts.executables
+
+    @property
     def tape(self) -> Tape | None:
         """Under the eager backend, the tape of the last call."""
         return self._tape
@@ -282,8 +193,8 @@ class Runtime(Fixed):
             changes.get("guard", self.guard),
         )
         object.__setattr__(self, "setting", setting)
-        for held in (self.artifacts, self._compiled, self._earlier, self._checked):
-            held.clear()
+        self._artifacts.clear()
+        self._checked.clear()
 
     # Running
 
@@ -347,16 +258,10 @@ class Runtime(Fixed):
         if error is not None:
             raise error
         self._assignments = ASSIGNMENTS[0]
-        changes = self._attributes.changes(declared.model) if self._attributes is not None else []
-        if changes:
-            self._changes, self._attributes = changes, Attributes(declared.model)
-            for form, artifact in self._compiled.items():
-                kept = [a for a in self._earlier.get(form, ()) if a is not artifact]
-                self._earlier[form] = [artifact, *kept][:EARLIER]
-            self._compiled.clear()
+        self._artifacts.follow(declared.model)
 
     def _record(self, entry: str, arrays: Sequence[Array], tape: Tape) -> Function:
-        name, mode = _entry_and_mode(entry)
+        name, mode = entry_and_mode(entry)
         batch = [(_type(a), a) for a in arrays]
         grads = entry.startswith("grads")
         function = record(self.setting, name, mode, batch, tape, self._state.array, self._key, grads)
@@ -387,15 +292,13 @@ class Runtime(Fixed):
                 if m and m.kind == "update"
             }
             self._state.load(updates)
-        return Packed.of(function, outputs)
+        return Packed(outputs) if function.attrs.get("tuple") else outputs
 
     def _run_compiled(self, entry: str, arrays: Sequence[Array], commit: bool) -> tuple[Array, ...]:
         form = (entry, *[(a.shape, a.dtype) for a in arrays])
-        artifact = self._compiled.get(form)
+        artifact = self._artifacts.find(form)
         if artifact is None:
-            artifact = self._compiled.keep(form, self._compile(entry, form, tuple([_type(a) for a in arrays])))
-        elif self._compiled.crowded:
-            self._compiled.used(form)
+            artifact = self._artifacts.keep(self._compile(entry, form, tuple([_type(a) for a in arrays])))
         guards = self._chosen.guards
         if guards.recorded:
             self._check_recorded(entry, artifact)
@@ -413,10 +316,10 @@ class Runtime(Fixed):
                 raise error
         if commit and not artifact.executable.commits:
             self._state.commit(artifact.unchanged)
-        return Packed.of(artifact.function, outputs)
+        return Packed(outputs) if artifact.packs else outputs
 
     def _traced(self, entry: str, types: Sequence[TensorType]) -> Function:
-        name, mode = _entry_and_mode(entry)
+        name, mode = entry_and_mode(entry)
         function = function_of(self.setting, name, mode, types, grads=entry.startswith("grads"))
         self._assignments = ASSIGNMENTS[0]
         return function
@@ -425,37 +328,31 @@ class Runtime(Fixed):
         """Under the guard ``recorded``, now and then: raise ``TraceError`` where recording again gives another program."""
         self._calls += 1
         if self._chosen.guards.is_due(self._calls):
-            found = difference(artifact.function, self._traced(entry, artifact.types))
+            found = difference(artifact.function, self._traced(entry, artifact.key.types))
             if found is not None:
                 raise found.error(f"@{artifact.function.name} was recorded from Python values that have changed since")
 
     def _compile(self, entry: str, form: Form, types: tuple[TensorType, ...]) -> Artifact:
         begin = time.perf_counter()
         function = self._traced(entry, types)
-        self._attributes = Attributes(self.setting.declared.model)
-        for artifact in self._earlier.get(form, ()):
-            if difference(artifact.function, function) is None:
-                return artifact
-        if form in self._earlier:
-            self._again += 1
-            note_again(function.name, self._changes, self._again)
+        earlier = self._artifacts.recorded(form, function, self.setting.declared.model)
+        if earlier is not None:
+            return earlier
         options = {"in_place": entry == "train_step" and not self._chosen.guards.nonfinite, "numerics": self.numerics}
         executable = compile_module(self.backend, IRModule(self.name, [function]), function.name, self.device, options)
         executable.compile_seconds = time.perf_counter() - begin
         executable.lock = self._lock
-        form = Key(entry, types, self.numerics, self.guard)
-        self.artifacts[form] = executable
         updated = {m.of.name for m in function.marks if m is not None and m.kind == "update"}
-        unchanged = tuple(n for n in self._state.types if n not in updated)
         return Artifact(
             Key(entry, types, self.numerics, self.guard),
+            form,
             function,
-            types,
             executable,
             executable.bind(self._state),
-            any(v.type.dtype is key for v in function.inputs()),
-            sum(v.type.nbytes for v in function.results),
-            unchanged,
+            takes_key=any(v.type.dtype is key for v in function.inputs()),
+            packs=bool(function.attrs.get("tuple")),
+            results=sum(v.type.nbytes for v in function.results),
+            unchanged=tuple(n for n in self._state.types if n not in updated),
         )
 
     def device_memory(self) -> Mapping[str, int] | None:
@@ -472,20 +369,12 @@ class Runtime(Fixed):
             return self._distance(f"grads_{self.mode}", [self._prepare(x) for x in batch])
 
     def _distance(self, entry: str, arrays: Sequence[Array]) -> dict[str, float]:
-        tape = Tape(self._on)
-        function = self._record(entry, arrays, tape)
-        reference = wide_values(function, [np.asarray(v.array) for v in function.arguments])
-        found = {"exact": [np.asarray(v.array) for v in function.results]}
+        function = self._record(entry, arrays, Tape(self._on))
+        marked = zip(function.results, function.marks, strict=True)
+        found = {"exact": [v.array for v, m in marked if m is None or m.kind == "grad"]}
         if self.backend.name != "eager":
-            found[self.numerics] = [np.asarray(a) for a in self._run_compiled(entry, arrays, commit=False)]
-        kept = [n for n, m in enumerate(function.marks) if m is None or m.kind == "grad"]
-        found["exact"] = [found["exact"][n] for n in kept]
-        wide = [reference[function.results[n]] for n in kept]
-        scale = max((float(np.abs(a).max(initial=0.0)) for a in wide[1:]), default=0.0) or 1.0
-        return {
-            name: max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(results, wide, strict=True)) / scale
-            for name, results in found.items()
-        }
+            found[self.numerics] = list(self._run_compiled(entry, arrays, commit=False))
+        return distances(function, found)
 
     @public
     def arguments(self, function: Function, *batch: Any) -> list[Array]:
@@ -505,46 +394,6 @@ class Runtime(Fixed):
         """The traced IR of every entry for a batch (arrays or types; inputs, then target)."""
         types = [x if isinstance(x, TensorType) else _type(self._prepare(x)) for x in batch]
         return entries_module(self.setting, self.name, types)
-
-    # Mode
-
-    @property
-    def mode(self) -> str:
-        """``train`` or ``eval``: that of the innermost ``in_mode`` block of this thread, else the runtime's own."""
-        blocks = _BLOCKS.get()
-        return (
-            next((mode[0] for runtime, mode in reversed(blocks) if runtime is self), self._mode)
-            if blocks
-            else self._mode
-        )
-
-    @mode.setter
-    def mode(self, mode: str) -> None:
-        inside = next((held for runtime, held in reversed(_BLOCKS.get()) if runtime is self), None)
-        if inside is not None:
-            inside[0] = _known_mode(mode)
-        else:
-            self._mode = _known_mode(mode)
-
-    def train(self) -> Runtime:
-        """Switch to train mode."""
-        self.mode = "train"
-        return self
-
-    def eval(self) -> Runtime:
-        """Switch to eval mode."""
-        self.mode = "eval"
-        return self
-
-    @contextmanager
-    def in_mode(self, mode: str) -> Generator[Runtime]:
-        """Inside the block the runtime is in ``mode``, for the thread that runs the block."""
-        block = (self, [_known_mode(mode)])
-        token = _BLOCKS.set((*_BLOCKS.get(), block))
-        try:
-            yield self
-        finally:
-            _BLOCKS.reset(token)
 
     # State
 
@@ -588,34 +437,7 @@ class Runtime(Fixed):
         Aliases of tied weights are accepted.  Raises ``CheckpointError`` for an unknown, missing or mis-shaped name or a dtype of
         another kind, and then nothing changes.
         """
-        types, aliases = self._state.types, self.setting.declared.aliases
-        new: dict[str, Array] = {}
-        spelled: dict[str, str] = {}
-        for given, value in arrays.items():
-            if given.rsplit(".", 1)[-1] == IGNORED:
-                continue
-            name = aliases.get(given, given)
-            if name not in types:
-                raise CheckpointError(
-                    f"state {given!r} is not in the model; it has {', '.join(list(types)[:12])}{' ...' if len(types) > 12 else ''}"
-                )
-            array, type_ = np.asarray(value), types[name]
-            if array.shape != type_.shape:
-                raise CheckpointError(
-                    f"state {given!r} has shape {list(array.shape)}; the model's is {list(type_.shape)}"
-                )
-            kind = "f" if holds_floats(array) else array.dtype.kind
-            fits = kind == "f" or np.can_cast(array.dtype, type_.dtype.numpy, "same_kind")
-            if kind not in ("f" if type_.dtype.floating else "iub") or not fits:
-                raise CheckpointError(f"state {given!r} is {array.dtype}; the model's is {type_.dtype}")
-            if name in new and not np.array_equal(new[name], array, equal_nan=type_.dtype.floating):
-                raise CheckpointError(f"state {given!r} and {spelled[name]!r} are one tied tensor with two values")
-            new[name], spelled[name] = array, given
-        if STEP in new and not 0 <= int(new[STEP]) < 1 << 63:
-            raise CheckpointError(f"state {STEP!r} is {new[STEP]}; it counts updates from 0")
-        missing = [n for n in types if n not in new and not n.startswith("optimizer/")]
-        if missing:
-            raise CheckpointError(f"state {', '.join(missing)} is missing")
+        new = checkpoint.fitted(arrays, self._state.types, self.setting.declared.aliases)
         with self._lock, standard_mode():
             self._state.load(new)
 
@@ -678,23 +500,6 @@ def check_choices(numerics: str, guard: str | None) -> None:
     Guards.of(guard)
 
 
-def entries_module(setting: Setting, name: str, types: Sequence[TensorType]) -> IRModule:
-    """The module of all entries: forward and loss in both modes, and train_step (the last type is the target's)."""
-    module = IRModule(name)
-    for entry in ("forward", "loss"):
-        for mode in ("train", "eval"):
-            module.add(function_of(setting, entry, mode, types[:-1] if entry == "forward" else types))
-    module.add(function_of(setting, "train_step", "train", types))
-    return module
-
-
 def _type(array: Any) -> TensorType:
     """The type of an array on the host or a device."""
     return array.type if isinstance(array, DeviceArray) else type_of(array)
-
-
-def _entry_and_mode(entry: str) -> tuple[str, str]:
-    if entry == "train_step":
-        return entry, "train"
-    name, _, mode = entry.rpartition("_")
-    return ("loss" if name == "grads" else name), mode

@@ -23,7 +23,8 @@ from .data import Dataset, Loader
 from .fixed import Fixed
 from .memory import MemoryWatch, peak_memory, watch_every
 from .progress import Reporter, RunLog
-from .runtime import Loss, Runtime, check_choices, runtime_dtype
+from .results import Loss
+from .runtime import Runtime, check_choices, runtime_dtype
 
 Data = Dataset | tuple[Dataset, Dataset]
 EVAL_ROWS = 1024
