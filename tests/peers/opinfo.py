@@ -341,9 +341,7 @@ def _embedding(weight: Any, x: Any, **options: Any) -> Any:
 
 
 def _softplus(x: Any, beta: float = 1, threshold: float = 20) -> Any:
-    if threshold != 20:
-        raise AbsentError("a softplus that is the identity above a threshold")
-    return ops.softplus(x * beta) / beta
+    return ops.where(x * beta > threshold, x, ops.softplus(x * beta) / beta)
 
 
 def _leaky(x: Any, negative_slope: float = 0.01) -> Any:
@@ -477,7 +475,6 @@ ABSENT = {
     **{f"nn.functional.avg_pool{m}d": {"pools in ceil mode, or with a divisor"} for m in (1, 2, 3)},
     "nn.functional.batch_norm": {"a normalisation of nothing"},
     "nn.functional.cross_entropy": {"cross_entropy of another rank", "an option of cross_entropy"},
-    "nn.functional.softplus": {"a softplus that is the identity above a threshold"},
     "nn.functional.scaled_dot_product_attention": {
         "attention with dropout or grouped heads",
         "attention with a floating mask",
