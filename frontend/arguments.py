@@ -20,6 +20,7 @@ import numpy as np
 
 from ..ir.errors import ArgumentTypeError, IRError, shortened
 from ..ir.source import public, wraps
+from ..ir.types import bool_
 from .tensor import Operators
 
 P = ParamSpec("P")
@@ -38,7 +39,7 @@ def _is_flag(x: Any) -> bool:
 
 
 def _integer(x: Any) -> Any:
-    if _is_flag(x) or (isinstance(x, np.ndarray) and x.dtype.kind == "b"):
+    if _is_flag(x) or getattr(x, "dtype", None) in (np.bool_, bool_):
         return FOREIGN
     try:
         return operator.index(x)
@@ -54,7 +55,8 @@ def _several(item: Callable[[Any], Any], x: Any) -> Any:
 
 
 def _number(x: Any) -> Any:
-    return x if isinstance(x, NUMBERS) and not _is_flag(x) else FOREIGN
+    given: Any = x
+    return given if isinstance(x, NUMBERS) and not _is_flag(x) else FOREIGN
 
 
 def _pair(x: Any) -> Any:
@@ -156,13 +158,12 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function ``public`` and refuse arguments that its annotations do not promise."""
     signature = Signature(function)
 
-    @public
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return function(*signature.keep(args, kwargs), **kwargs)  # type: ignore[call-arg]
+        kept: Any = signature.keep(args, kwargs)
+        return function(*kept, **kwargs)
 
-    wraps(call.__wrapped__)
-    return call
+    return public(wraps(call))
 
 
 def checked_fields(cls: C) -> C:

@@ -214,5 +214,5 @@ def trace(function: Callable[..., Any], *arguments: Any, mode: str | None = None
         result = called(function, list(map(Tensor, given)))
         outputs = _outputs(result)
     pairs: list[tuple[Value, Mark | None]] = [(v, None) for v in outputs]
-    arguments: list[tuple[Value, str | None]] = [(v, "input") for v in recorder.arguments]
-    return Module(name, [recorder.function(name, arguments, pairs, returned_attrs(result)).closed()])
+    inputs: list[tuple[Value, str | None]] = [(v, "input") for v in recorder.arguments]
+    return Module(name, [recorder.function(name, inputs, pairs, returned_attrs(result)).closed()])

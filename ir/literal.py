@@ -53,7 +53,7 @@ def misfit(value: Any, dtype: DType) -> str | None:
     A float is rounded to a floating dtype, but a finite one may not become infinite.  An integer dtype holds whole numbers
     of its range, and bool holds 0 and 1.
     """
-    number = value.item() if isinstance(value, (np.ndarray, np.generic)) else value
+    number = _plain(value)
     finite = isinstance(number, int) or math.isfinite(number)
     if dtype.floating:
         return (
@@ -68,8 +68,15 @@ def misfit(value: Any, dtype: DType) -> str | None:
     return None if inside else f"{dtype} holds whole numbers from {info.min} to {info.max}"
 
 
+def _plain(value: Any) -> Any:
+    """A Python number of a NumPy scalar or an array of one."""
+    item: Any = getattr(value, "item", None)
+    return value if item is None else item()
+
+
 def _largest(dtype: DType) -> float:
-    return float(ml_dtypes.finfo(dtype.numpy).max)
+    finfo: Any = ml_dtypes.finfo
+    return float(finfo(dtype.numpy).max)
 
 
 def _overflows(number: float, dtype: DType) -> bool:
@@ -86,9 +93,8 @@ def need_fit(value: Any, dtype: DType) -> None:
     """Raise ``DtypeError`` for a number that a dtype does not hold; see ``misfit``."""
     rule = misfit(value, dtype)
     if rule is not None:
-        number = value.item() if isinstance(value, (np.ndarray, np.generic)) else value
         raise DtypeError(
-            f"{shortened(repr(number), 60)} does not fit {dtype}\n  rule: {rule}\n"
+            f"{shortened(repr(_plain(value)), 60)} does not fit {dtype}\n  rule: {rule}\n"
             "  remedy: a number of that range, or a tensor cast to a wider dtype with ops.astype"
         )
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from typing import cast as typed
 
 import ml_dtypes
 import numpy as np
@@ -103,7 +104,7 @@ def dtype(spelling: Any) -> DType:
         return spelling
     try:
         if isinstance(spelling, (np.dtype, type)):
-            return _FROM_NUMPY[np.dtype(spelling)]
+            return _FROM_NUMPY[np.dtype(typed(Any, spelling))]
         return _SPELLINGS[spelling]
     except (TypeError, KeyError):
         raise ArgumentTypeError(f"{spelling!r} is not an element type; one of {', '.join(DTYPES)}") from None

@@ -21,6 +21,7 @@ from tapeir.ir import (
     Value,
     reverse,
 )
+from tapeir.ir.literal import misfit
 from tapeir.ir.types import Array, DType, Shape, bf16, bool_, f16, f32, f64, i16, i32, i64, key, u8, u32
 
 
@@ -104,6 +105,8 @@ class _Growth:
         value = self.one(CONSTANTS)
         if not type.dtype.floating:
             value = bool(value) if type.dtype is bool_ else self.one((0, 1, 2, 3, 5))
+        elif misfit(value, type.dtype):
+            value = math.copysign(math.inf, value)
         return self.build.splat(value, type)
 
     # Steps

@@ -55,7 +55,9 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Tensor:
 def _wrapped(of: Value, indices: Any, axis: int) -> Value:
     """Positions along an axis of ``of``, counted from 0."""
     size = of.type.shape[axis]
-    if isinstance(indices, (list, tuple, range, np.ndarray)) and not has_tensors(indices):
+    if isinstance(indices, (range, np.ndarray)) or (
+        isinstance(indices, (list, tuple)) and not has_tensors(typed(Sequence[Any], indices))
+    ):
         with located_errors("indexing", of):
             return builder().literal(_positions(to_array(indices), size))
     at = as_value(indices)
@@ -140,8 +142,9 @@ def _is_array(item: Any) -> bool:
     return isinstance(item, (Operators, np.ndarray, list)) or hasattr(item, "__dlpack__")
 
 
-def _prepared(value: Value, item: Any) -> Any:
+def _prepared(value: Value, given: Any) -> Any:
     """An item as the loop below takes it: an array of bools as a tuple of positions, one for each of its axes."""
+    item = given
     if item is None or item is Ellipsis or isinstance(item, slice):
         return item
     if isinstance(item, (bool, np.bool_)):

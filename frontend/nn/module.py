@@ -168,8 +168,9 @@ class Module:
             if isinstance(item, (Declared, Module)):
                 yield name, item
             elif isinstance(item, (list, tuple, dict)) and not _is_within(item, around):
-                pairs: Iterable[tuple[Any, Any]] = item.items() if isinstance(item, dict) else enumerate(item)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]
-                stack.extend((f"{name}.{k}", x, _Inside(item, around)) for k, x in reversed(list(pairs)))
+                held: Any = item  # pyright: ignore[reportUnknownVariableType]
+                pairs: list[tuple[Any, Any]] = list(held.items() if isinstance(held, dict) else enumerate(held))
+                stack.extend((f"{name}.{k}", x, _Inside(held, around)) for k, x in reversed(pairs))
 
     def walk(self, path: str = "", above: tuple[Module, ...] = ()) -> Iterator[tuple[str, Any]]:
         """This module and everything below it with dotted paths, depth first; shared objects come once per path.

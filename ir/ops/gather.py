@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import OutOfRangeError, ShapeError
 from ..graph import Value
-from ..op import Absent, Attr, Check, Elementwise, Gather, IndexWalk, Random, Sample, Scatter, need_kind
+from ..op import Attr, Check, Elementwise, Gather, IndexWalk, Random, Sample, Scatter, need_kind
 from ..scalar import Scalar, ScalarBuilder
 from ..types import Array, TensorType, i64, u64
 
@@ -114,7 +114,10 @@ def _wrapped_message(bad: Any, types: tuple[TensorType, ...], attrs: Mapping[str
 
 
 class WrapIndex(Elementwise):
-    """``y`` is ``x`` where it is not negative, else ``x + size``: positions on an axis of ``size``, i64; one outside it raises."""
+    """``y`` is ``x`` where it is not negative, else ``x + size``: positions on an axis of ``size``, i64.  Backward: zero.
+
+    One outside ``-size..size-1`` raises.
+    """
 
     name = "wrap_index"
     arity = 1
@@ -137,8 +140,8 @@ class WrapIndex(Elementwise):
         at = s.convert(x, i64)
         return s.select(s.compare("lt", at, s.constant(0, i64)), s.add(at, s.constant(size, i64)), at)
 
-    vjp = Absent("the result is an index")
-    jvp = Absent("the result is an index")
+    def vjp(self, build: Any, dy: Value, y: Value, x: Value, *, size: int) -> Rules:
+        return (None,)
 
     def samples(self, random: Random) -> Iterable[Sample]:
         for d in (np.int64, np.int8, np.int32, np.uint8, np.uint64):

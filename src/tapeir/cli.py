@@ -520,7 +520,8 @@ class _Output(io.FileIO):
 def _told_apart() -> None:
     """Make the process's standard output an ``_Output``."""
     if sys.stdout is sys.__stdout__:
-        before, raw = sys.stdout, _Output(sys.stdout.fileno(), "wb", closefd=False)
+        before: Any = sys.stdout
+        raw = _Output(sys.stdout.fileno(), "wb", closefd=False)
         sys.stdout = io.TextIOWrapper(
             raw if before.write_through else io.BufferedWriter(raw),  # type: ignore[arg-type]
             before.encoding,
@@ -532,9 +533,9 @@ def _told_apart() -> None:
 
 def main() -> None:
     """Entry point of the ``irc`` script.  Output that cannot be written ends it with one line and exit code 1."""
-    if sys.stderr is None:  # closed by the shell; print would write to standard output  # pyright: ignore[reportUnnecessaryComparison]
+    if sys.stderr is None:  # closed by the shell; print would write to standard output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
+    if sys.stdout is None:
         print("error: standard output is closed; > /dev/null discards it", file=sys.stderr)
         raise SystemExit(1)
     arguments, rest = sys.argv[1:], list[str]()

@@ -1,5 +1,9 @@
 """What a model may hold: containers that contain themselves, and names that no file could hold."""
 
+# Parameters of a lambda cannot be annotated.
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from typing import Any

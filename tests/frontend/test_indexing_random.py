@@ -1,5 +1,9 @@
 """Index expressions made at random: values and gradients are NumPy's, on both backends, with fixed arrays and with tensors."""
 
+# Parameters of a lambda cannot be annotated.
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from typing import Any

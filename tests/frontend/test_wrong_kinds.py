@@ -27,12 +27,14 @@ I8: Any = np.ones((2, 3), np.int8)
 IMAGE: Any = np.ones((1, 2, 4, 4), np.float32)
 FLAGS: Any = X > 0
 WRONG: tuple[Any, ...] = (
-    None, 1.5, float("nan"), "a", b"a", True, 7, -9, 1 << 70, (0, 1), (1.5,), [None], [], {}, object(), [X, "a"], 1j, X, FLAGS, np.float64(0.5),
+    None, 1.5, float("nan"), "a", b"a", True, 7, -9, 1 << 70, (0, 1), (1.5,), [None], [], {}, object(),
+    [X, "a"], 1j, X, FLAGS, np.float64(0.5),
     np.array(["a"]), (0, 0), "same", np.ones((0, 3)), lambda: 1,
 )  # fmt: skip
 CALLS: dict[str, tuple[Any, ...]] = {
     "astype": (X, "f32"), "avg_pool": (IMAGE, 2, 1, 0, True), "max_pool": (IMAGE, 2, 1, 0, 1), "arange": (0, 3, 1, "i64"),
-    "batch_norm": (X, np.ones(3), np.ones(3), np.ones(3), np.ones(3), 1e-5), "broadcast_to": (X, (2, 2, 3)), "concat": ([X, X], 0), "stack": ([X, X], 0),
+    "batch_norm": (X, np.ones(3), np.ones(3), np.ones(3), np.ones(3), 1e-5),
+    "broadcast_to": (X, (2, 2, 3)), "concat": ([X, X], 0), "stack": ([X, X], 0),
     "conv": (IMAGE, np.ones((2, 2, 3, 3)), np.ones(2), 1, 0, 1, 1), "cross_entropy": (X, np.array([0, 1])), "dropout": (X, 0.0, None),
     "embedding": (np.array([0, 1]), X), "full": ((2,), 1, "f32"), "ones": ((2,), "f32"), "zeros": ((2,), "f32"), "gelu": (X, "tanh"),
     "index": (X, 0), "layer_norm": (X, 3, np.ones(3), np.ones(3), 1e-5), "linear": (X, np.ones((4, 3)), np.ones(4)), "matmul": (X, X.T),
@@ -94,9 +96,8 @@ def test_functions(name: str) -> None:
     _all_refused((args, lambda args=args: function(*args)) for args in _of_one_wrong(given))
 
 
-METHODS = [
-    m for m in sorted(set(dir(tp.Tensor)) & (set(ops.__all__) | {"__getitem__", "__matmul__", "__add__", "__lt__", "__and__", "__pow__", "named"}))
-]  # fmt: skip
+MORE = {"__getitem__", "__matmul__", "__add__", "__lt__", "__and__", "__pow__", "named"}
+METHODS = sorted(set(dir(tp.Tensor)) & (set(ops.__all__) | MORE))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -113,7 +114,8 @@ LAYERS: dict[str, tuple[Any, ...]] = {
     "Linear": (2, 3, True), "LayerNorm": (3, 1e-5, True, True), "BatchNorm1d": (3, 1e-5, 0.1, True), "BatchNorm2d": (3, 1e-5, 0.1, True),
     "Embedding": (3, 2), "Flatten": (1, -1), "Dropout": (0.5,), "GELU": ("none",), "Conv1d": (2, 2, 3, 1, 0, 1, 1, True),
     "Conv2d": (2, 2, 3, 1, 0, 1, 1, True), "MaxPool1d": (2, 1, 0, 1), "MaxPool2d": (2, 1, 0, 1), "AvgPool1d": (2, 1, 0, True),
-    "AvgPool2d": (2, 1, 0, True), "Parameter": ((2,), 0.0), "Buffer": ((2,), 0.0, "f32"), "Sequential": (nn.ReLU(),), "ReLU": (), "Tanh": (),
+    "AvgPool2d": (2, 1, 0, True),
+    "Parameter": ((2,), 0.0), "Buffer": ((2,), 0.0, "f32"), "Sequential": (nn.ReLU(),), "ReLU": (), "Tanh": (),
     "Sigmoid": (), "SiLU": (), "objective": ("mse", None),
 }  # fmt: skip
 
