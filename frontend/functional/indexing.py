@@ -142,20 +142,23 @@ def _is_array(item: Any) -> bool:
     return isinstance(item, (Operators, np.ndarray, list)) or hasattr(item, "__dlpack__")
 
 
-def _prepared(value: Value, given: Any) -> Any:
-    """An item as the loop below takes it: an array of bools as a tuple of positions, one for each of its axes."""
-    item = given
-    if item is None or item is Ellipsis or isinstance(item, slice):
+def _is(item: Any, *classes: type) -> bool:
+    return isinstance(item, classes)
+
+
+def _prepared(value: Value, item: Any) -> Any:
+    """An item as the loop below takes it: an integer, a slice, None, an Ellipsis, an array of integers, a tensor or a mask."""
+    if item is None or item is Ellipsis or _is(item, slice):
         return item
-    if isinstance(item, (bool, np.bool_)):
+    if _is(item, bool, np.bool_):
         raise ArgumentTypeError(
             "a bool is no index\n  remedy: an integer, or a bool array with one element per element"
         )
-    if isinstance(item, (int, np.integer)):
+    if _is(item, int, np.integer):
         return int(item)
-    if isinstance(item, list) and has_tensors(typed(list[Any], item)):
+    if _is(item, list) and has_tensors(item):
         item = Tensor(as_value(item))
-    if isinstance(item, Operators):
+    if _is(item, Operators):
         item = Tensor(as_value(item))
         if item.dtype is bool_:
             raise ShapeError(
@@ -226,7 +229,7 @@ def _index(x: Any, item: Any) -> Tensor:
         for place, i in enumerate(_spread([_prepared(value, i) for i in items], rank, value.type)):
             if i is None:
                 result.append(1)
-            elif isinstance(i, slice):
+            elif _is(i, slice):
                 basic.slice(axis, i)
                 result.append(len(range(*i.indices(shape[axis]))))
             elif i is not Ellipsis:
@@ -290,7 +293,7 @@ def _joined(value: Value, arrays: Sequence[Any], axes: Sequence[int]) -> tuple[V
         fixed = {
             n: np.broadcast_to(_positions(a, value.type.shape[axes[n]]), shape)
             for n, a in enumerate(arrays)
-            if isinstance(a, np.ndarray)
+            if _is(a, np.ndarray)
         }
     if len(arrays) == 1 and not fixed:
         return _wrapped(value, arrays[0], axes[0]), shape

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast as typed
 
 from ...ir import types
 from ...ir.errors import ShapeError, TraceError
@@ -168,9 +168,9 @@ class Module:
             if isinstance(item, (Declared, Module)):
                 yield name, item
             elif isinstance(item, (list, tuple, dict)) and not _is_within(item, around):
-                held: Any = item  # pyright: ignore[reportUnknownVariableType]
-                pairs: list[tuple[Any, Any]] = list(held.items() if isinstance(held, dict) else enumerate(held))
-                stack.extend((f"{name}.{k}", x, _Inside(held, around)) for k, x in reversed(pairs))
+                named, held = isinstance(item, dict), typed(Any, item)
+                pairs: Iterable[tuple[Any, Any]] = held.items() if named else enumerate(typed(list[Any], held))
+                stack.extend((f"{name}.{k}", x, _Inside(held, around)) for k, x in reversed(list(pairs)))
 
     def walk(self, path: str = "", above: tuple[Module, ...] = ()) -> Iterator[tuple[str, Any]]:
         """This module and everything below it with dotted paths, depth first; shared objects come once per path.

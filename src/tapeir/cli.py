@@ -523,7 +523,7 @@ def _told_apart() -> None:
         before: Any = sys.stdout
         raw = _Output(sys.stdout.fileno(), "wb", closefd=False)
         sys.stdout = io.TextIOWrapper(
-            raw if before.write_through else io.BufferedWriter(raw),  # type: ignore[arg-type]
+            raw if before.write_through else io.BufferedWriter(raw),
             before.encoding,
             before.errors,
             line_buffering=before.line_buffering,

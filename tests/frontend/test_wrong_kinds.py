@@ -78,7 +78,7 @@ def _refused(call: Callable[[], Any]) -> str | None:
             and not isinstance(error, (tp.BackendError, tp.CheckpointError))
         ):
             return f"{type(error).__name__} without a line: {error}"
-    except Exception as error:
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, ValueError, Warning) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
