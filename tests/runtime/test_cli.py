@@ -168,7 +168,7 @@ def test_wrong_shape_in_a_model_file(folder: Path) -> None:
         (HEADER + "model = nn.Linear(2, 1)\ndata = [1, 2]\n", ["data is list"]),
         (HEADER + "model = nn.Linear(2, 1)\nconfig = {}\n", ["config is dict", "Trainer.Config"]),
         (HEADER + "model = nn.Linear(2, 1)\ndata = tp.data.csv('none.csv', target='y')\n", ["none.csv", "cannot be read"]),
-        (HEADER + "model = nn.Linear(2, 1)\ndef data(): return tp.data.npz('none.npz', 'x')\n", ["none.npz", "cannot be read"]),
+        (HEADER + "model = nn.Linear(2, 1)\ndef data(): return tp.data.npz('none.npz', 'x')\n", ["none.npz", "is not there"]),
         (HEADER + "model = nn.Linear(2, 1)\nconfig = tp.Trainer.Config(clip_norm=1)\n", ["clip_norm", "bad.py:5"]),
     ],
     ids=["no model", "no module", "none", "syntax", "exception", "import", "no data", "list", "config", "csv", "npz", "field"],
