@@ -57,7 +57,7 @@ def memory_limit() -> int:
     return _asked(asked) if asked else _machine()
 
 
-def need_memory(nbytes: int, what: str, at: Sequence[Location] = ()) -> None:
+def need_memory(nbytes: int, what: object, at: Sequence[Location] = ()) -> None:
     """Raise ``BackendError`` where ``what`` takes more than the limit."""
     if nbytes > SURELY and nbytes > memory_limit():
         raise shortage(nbytes, what, at)
@@ -67,7 +67,7 @@ SURELY = 1 << 20
 """Bytes that no limit forbids."""
 
 
-def shortage(nbytes: int, what: str, at: Sequence[Location] = ()) -> BackendError:
+def shortage(nbytes: int, what: object, at: Sequence[Location] = ()) -> BackendError:
     """The error for ``what``, which cannot have its memory."""
     limit = memory_limit()
     reason = f"more than the limit of {readable(limit)}" if nbytes > limit else "which cannot be had"
@@ -89,7 +89,7 @@ def allocating(nbytes: int, what: str, at: Sequence[Location] = ()) -> Generator
 
 def need_value(value: Value) -> None:
     """``need_memory`` for a value, named by its type and line."""
-    need_memory(value.type.nbytes, str(value.type), value.owner.location if value.owner is not None else ())
+    need_memory(value.type.nbytes, value.type, value.owner.location if value.owner is not None else ())
 
 
 def copy_of(value: Value) -> Array:
@@ -98,9 +98,7 @@ def copy_of(value: Value) -> Array:
     try:
         return np.array(value.array)
     except MemoryError:
-        raise shortage(
-            value.type.nbytes, str(value.type), value.owner.location if value.owner is not None else ()
-        ) from None
+        raise shortage(value.type.nbytes, value.type, value.owner.location if value.owner is not None else ()) from None
 
 
 def program_memory(function: Function, nbytes: int) -> AbstractContextManager[None]:

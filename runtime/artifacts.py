@@ -66,7 +66,7 @@ class Artifacts:
     def find(self, form: Form) -> Artifact | None:
         """The current artifact of a form."""
         found = self._current.get(form)
-        if found is not None and self._current.crowded:
+        if found is not None and len(self._current) > self._current.half:
             self._current.used(form)
         return found
 

@@ -51,7 +51,7 @@ class Compiled:
                     need_fit(number, weak[weak_kind(number)])
         types = tuple([t if isinstance(t, TensorType) else TensorType(weak[weak_kind(t)], ()) for t in given])
         found = self.artifacts.get(types)
-        if found is None or self.artifacts.crowded:
+        if found is None or len(self.artifacts) > self.artifacts.half:
             with self._lock:
                 found = self.artifacts.get(types)
                 if found is None:

@@ -33,11 +33,8 @@ class Programs(dict[K, V], Generic[K, V]):
         super().__init__()
         self._name, self._dropped, self._said = name, dropped, False
         self.most = most_programs()
-
-    @property
-    def crowded(self) -> bool:
-        """Whether it matters which was used last."""
-        return 2 * len(self) > self.most
+        self.half = self.most // 2
+        """With more programs than this it matters which was used last."""
 
     def used(self, form: K) -> None:
         """Make a form the one used last."""

@@ -111,14 +111,13 @@ def execute(
 def _need_memory(i: Instruction, arrays: Sequence[Array]) -> None:
     """Raise ``BackendError`` for what is too large: operands that are one number broadcast, which an op writes out, and results."""
     op = i.op
-    if isinstance(op, View) or (isinstance(op, Source) and op.element is None):
-        return
-    for operand, array in zip(i.operands, arrays, strict=True):
-        if array.nbytes > SURELY:
-            need_memory(array.nbytes, str(operand.type))
-    if not isinstance(op, Elementwise):
-        for r in i.results:
-            need_memory(r.type.nbytes, str(r.type))
+    if isinstance(op, Elementwise):
+        for array in arrays:
+            if array.nbytes > SURELY:
+                need_memory(array.nbytes, i.result.type)
+    elif not isinstance(op, View) and not (isinstance(op, Source) and op.element is None):
+        for v in (*i.operands, *i.results):
+            need_memory(v.type.nbytes, v.type)
 
 
 def run_instruction(i: Instruction, arrays: Sequence[Array], module: Module | None = None) -> tuple[Array, ...]:
@@ -131,7 +130,7 @@ def run_instruction(i: Instruction, arrays: Sequence[Array], module: Module | No
         raise blame(error, i.op.name, types, i.location) from None
     except MemoryError:
         large = max((v.type for v in (*i.operands, *i.results)), key=lambda t: t.nbytes)
-        raise blame(shortage(large.nbytes, str(large)), i.op.name, types, i.location) from None
+        raise blame(shortage(large.nbytes, large), i.op.name, types, i.location) from None
 
 
 class Host:
