@@ -17,9 +17,9 @@ from tapeir.backends import base, kernels
 from tapeir.backends.base import Executable, compile_module, get
 from tapeir.backends.compiled import program_text
 from tapeir.ir import OPS, Builder, GraphBuilder, Module, Value, forward, reverse
-from tapeir.ir.errors import VerifyError
-from tapeir.ir.op import Absent, Elementwise
-from tapeir.ir.types import f32, f64
+from tapeir.ir.errors import IRError, VerifyError
+from tapeir.ir.op import Absent, Check, Elementwise
+from tapeir.ir.types import DType, bf16, f16, f32, f64
 from tapeir.passes import PASSES, Context, Pass, PassManager
 from tapeir.passes.manager import per_function
 from tapeir.passes.rewrite import sweep
@@ -67,6 +67,45 @@ def test_a_rule_that_makes_another_dtype(own: None, backend: str) -> None:
     widening()
     with pytest.raises(TypeError, match="widen: its rule scalar gives f64, and infer says f32"):
         compile_module(get(backend), one_op("widen"), "main", "cpu").run([np.ones(4, np.float32)])
+
+
+class TooLargeError(IRError):
+    """What ``square_plus`` raises."""
+
+
+@pytest.mark.parametrize("dtype", [f16, bf16], ids=str)
+def test_a_rule_of_several_steps_is_rounded_once_in_16_bits(own: None, table: str, dtype: DType) -> None:
+    class SquarePlus(Elementwise):
+        """``y = x * x + 1``."""
+
+        name = "square_plus"
+        arity = 1
+        rounding = "correct"
+        check = Check(
+            0, lambda s, x, types, attrs: s.compare("lt", s.mul(x, x), s.like(x, 1e9)), TooLargeError,
+            lambda bad, types, attrs: f"{bad} is too large",
+        )  # fmt: skip
+
+        def eval(self, xp: Any, x: Any) -> Any:
+            return x * x + x.dtype.type(1)
+
+        def scalar(self, s: Any, x: Any) -> Any:
+            return s.add(s.mul(x, x), s.like(x, 1))
+
+        vjp = Absent("it is a step")
+
+    recorder = GraphBuilder()
+    x = recorder.argument(dtype[77], "x")
+    y = getattr(Builder(recorder), SquarePlus.name)(x)
+    module = Module("m", [recorder.function("main", [(x, "input")], [(y, None)])])
+    given = np.linspace(-200, 200, 77).astype(dtype.numpy)
+    wide = given.astype(np.float32)
+    wanted = (wide * wide + np.float32(1)).astype(dtype.numpy)
+    programs = [compile_module(get(name), module, "main", "cpu") for name in ("eager", "compiled")]
+    for program in programs:
+        assert program.run([given])[0].view(np.uint16).tolist() == wanted.view(np.uint16).tolist()
+        with pytest.raises(TooLargeError, match="is too large"):
+            program.run([np.full(77, 4e4, dtype.numpy)])  # float16 holds neither its square nor the limit
 
 
 def test_an_op_without_a_derivative_has_none_forward(own: None) -> None:
