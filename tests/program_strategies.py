@@ -253,6 +253,13 @@ class _Growth:
             return self.build.cross_entropy(x, self.build.literal(self.random.integers(0, t.shape[1], t.shape[0])))
         return getattr(self.build, name)(x, axis=self.draw(st.integers(0, t.rank - 1)))
 
+    def clip(self) -> Value | None:
+        x = self.pick(lambda t: t.dtype.kind in "fiu")
+        if x is None:
+            return None
+        lower, upper = self.one(((True, True), (True, False), (False, True)))
+        return self.build.clip(x, *[self.partner(x.type) for _ in range(lower + upper)], lower=lower, upper=upper)
+
     def windowed(self) -> Value | None:
         """Pools, convolutions, and sums of windows."""
         x = self.pick(lambda t: t.dtype in FLOATS and t.rank > 0 and t.size > 0)
@@ -338,7 +345,7 @@ class _Growth:
             self.unary, self.binary, self.binary, self.view, self.unary, self.view, self.view, self.reduce, self.compare, self.where,
             self.view, self.unary, self.reduce, self.binary,
             self.cast, self.concat, self.pad, self.indexed, self.matmul, self.composite, self.source, self.draws, self.again,
-            self.bitcast, self.windowed,
+            self.bitcast, self.windowed, self.clip,
         )  # fmt: skip
 
 
