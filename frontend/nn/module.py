@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
-from typing import Any, ClassVar, NamedTuple, cast as typed
+from typing import Any, ClassVar, NamedTuple
+from typing import cast as typed
 
 from ...ir import types
 from ...ir.errors import ShapeError, TraceError
