@@ -156,7 +156,10 @@ class Executable:
 
     def run_into(self, arrays: Sequence[Array], out: Sequence[Array]) -> tuple[Array, ...]:
         """All results for all arguments, written to ``out``, whose contents are undefined if this raises."""
-        for target, result in zip(out, self.run(arrays), strict=True):
+        results = self.run(arrays)
+        # A backend may hand out its arguments as results, and a target may be one of them.
+        kept = [np.array(r) if any(np.may_share_memory(r, o) for o in out) else r for r in results]
+        for target, result in zip(out, kept, strict=True):
             np.copyto(target, result)
         return tuple(out)
 
