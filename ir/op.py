@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .build import install
-from .errors import DtypeError, ShapeError, TraceError, shortened
+from .errors import ArgumentTypeError, DtypeError, ShapeError, TraceError, shortened
 from .graph import Symbol, Value
 from .literal import Literal
 from .scalar import Scalar, ScalarBuilder, widened
@@ -173,16 +173,16 @@ class Op:
         for name in given:
             if name not in self.attrs:
                 known = ", ".join(self.attrs) or "none"
-                raise TypeError(f"op {self.name} has no attribute {name!r}; it has {known}")
+                raise ArgumentTypeError(f"op {self.name} has no attribute {name!r}; it has {known}")
         result: dict[str, Any] = {}
         for name, attr in self.attrs.items():
             value = given.get(name, attr.default)
             if value is REQUIRED:
-                raise TypeError(f"op {self.name} needs attribute {name!r} ({attr.kind})")
+                raise ArgumentTypeError(f"op {self.name} needs attribute {name!r} ({attr.kind})")
             try:
                 value = attr.coerce(value)
             except TypeError as error:
-                raise TypeError(f"op {self.name}, attribute {name!r}: {error}") from None
+                raise ArgumentTypeError(f"op {self.name}, attribute {name!r}: {error}") from None
             if value is not None:
                 result[name] = value
         return result

@@ -42,20 +42,15 @@ class Declarations:
         for path, item in model.walk():
             if isinstance(item, Module):
                 self.modules.setdefault(id(item), path)
-            elif not path.isprintable() or not path:
+            elif not path.isprintable() or not path or path.startswith(OPTIMIZER):
                 raise TraceError(
                     f"a {type(item).__name__} of the model is called {path!r}\n"
-                    "  rule: names become parts of files and of IR text, of characters that can be printed\n"
+                    f"  rule: names of state have characters that can be printed, and {OPTIMIZER} begins those of the optimizer's\n"
                     "  remedy: another attribute name or dictionary key",
                     location(*made, "") if (made := line_of(model)) else (),
                 )
             elif id(item) in self.names:
                 self.aliases[path] = self.names[id(item)]
-            elif not path or path.startswith(OPTIMIZER):
-                raise TraceError(
-                    f"a parameter or buffer of the model is called {path!r}\n"
-                    f"  rule: names of state are not empty, and {OPTIMIZER} begins those of the optimizer's"
-                )
             elif path in self.parameters or path in self.buffers:
                 raise TraceError(
                     f"two parameters or buffers of the model are called {path!r}\n  remedy: no dots in names"
@@ -282,9 +277,17 @@ def function_of(setting: Setting, entry: str, mode: str, types: Sequence[TensorT
 
 def recorded_alike(made: Function, setting: Setting, entry: str, mode: str, types: Sequence[TensorType]) -> Function:
     """A recorded entry whose model gives the same ops when it is recorded again; else ``TraceError``."""
-    forward, batch = "loss" if entry == "train_step" else entry, [(t, None) for t in types]
-    name = f"{type(setting.declared.model).__name__}.forward"
-    return repeatable(made, lambda: record(setting, forward, mode, batch, GraphBuilder()), name)
+    return repeatable(made, lambda: rehearsal(setting, entry, mode, types), name_of(setting))
+
+
+def rehearsal(setting: Setting, entry: str, mode: str, types: Sequence[TensorType]) -> Function:
+    """The model's part of an entry, recorded for comparison."""
+    return record(setting, "loss" if entry == "train_step" else entry, mode, [(t, None) for t in types], GraphBuilder())
+
+
+def name_of(setting: Setting) -> str:
+    """The model's forward, as messages call it."""
+    return f"{type(setting.declared.model).__name__}.forward"
 
 
 def entries_module(setting: Setting, name: str, types: Sequence[TensorType]) -> IRModule:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import FrameType
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -29,6 +31,8 @@ KEEP = (
     "  remedy: make a number that changes an input of the model, an nn.Buffer or an attribute of a module; "
     "compute one that does not change in __init__"
 )
+LONG = 0.2
+"""Seconds for which a thread may keep the interpreter while it looks for a draw."""
 PLAIN: tuple[type[Any], ...] = (bool, int, float, complex, str, bytes, Enum, np.generic, type(None))
 
 
@@ -111,6 +115,33 @@ def generator_states() -> tuple[Any, ...]:
     return random.getstate(), words["pos"], words["key"].tobytes(), numpy["has_gauss"], numpy["gauss"]
 
 
+class _Undisturbed:
+    """Inside the block of a ``with`` other threads, which may draw too, get the interpreter only after ``LONG`` or where this one waits."""
+
+    _lock: ClassVar = threading.Lock()
+    _inside: ClassVar = 0
+    _before: ClassVar = 0.0
+
+    def __enter__(self) -> None:
+        kind = type(self)
+        with kind._lock:
+            if not kind._inside:
+                kind._before = sys.getswitchinterval()
+            kind._inside += 1
+            sys.setswitchinterval(LONG)
+        time.sleep(0)  # who waits for the interpreter now waits for less than LONG
+        self._numpy: Any = np.random.get_bit_generator().lock
+        self._numpy.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        kind = type(self)
+        self._numpy.release()
+        with kind._lock:
+            kind._inside -= 1
+            if not kind._inside:
+                sys.setswitchinterval(kind._before)
+
+
 def repeatable(made: Function, again: Callable[[], Function], name: str) -> Function:
     """What was recorded, after recording it ``again``, or its first ops alone, gave the same ops.
 
@@ -118,15 +149,19 @@ def repeatable(made: Function, again: Callable[[], Function], name: str) -> Func
     """
     before = generator_states()
     found = difference(made, again(), prefix=True)
-    if found is None and generator_states() == before:
-        return made
+    if found is not None or generator_states() != before:
+        refuse(found, again, name)
+    return made
+
+
+def refuse(found: Difference | None, again: Callable[[], Function], name: str) -> None:
+    """Raise ``TraceError`` for a recording that draws from a global generator, or differs from another one."""
     line = drawing_line(again)
     if line is not None:
         message = f"{name} draws from a generator of NumPy or Python; a program that is recorded once would repeat the numbers"
         raise TraceError(f"{message}\n{DRAW}", location(*line, ""))
     if found is not None:
         raise found.error(f"two recordings of {name} differ", f"{DRAW}\n{KEEP}")
-    return made
 
 
 def drawing_line(record: Callable[[], object]) -> tuple[str, int] | None:
@@ -141,26 +176,31 @@ def drawing_line(record: Callable[[], object]) -> tuple[str, int] | None:
 def _watched(record: Callable[[], object]) -> tuple[str, int] | None:
     """The user's line after which a global generator had moved for the first time."""
     found: list[tuple[str, int]] = []
-    state = generator_states()
     running: tuple[str, int] | None = None
+    state: tuple[Any, ...] = ()
+
+    def moved() -> bool:
+        return not found and running is not None and generator_states() != state
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal running
         if is_library(frame):
             return None
-        if not found and running is not None and generator_states() != state:
+        if running is not None and moved():
             found.append(running)
         running = (frame.f_code.co_filename, frame.f_lineno)
         return trace
 
     before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        record()
-    finally:
-        sys.settrace(before)
-    if not found and running is not None and generator_states() != state:
-        found.append(running)
+    with _Undisturbed():
+        state = generator_states()
+        sys.settrace(trace)
+        try:
+            record()
+        finally:
+            sys.settrace(before)
+        if running is not None and moved():
+            found.append(running)
     return found[0] if found else None
 
 

@@ -29,6 +29,7 @@ from ..ir import (
     CheckpointError,
     Function,
     TensorType,
+    TraceError,
     Value,
     philox,
 )
@@ -47,15 +48,16 @@ from .entries import (
     entries_module,
     entry_and_mode,
     function_of,
+    name_of,
     record,
-    recorded_alike,
+    rehearsal,
     state_types,
 )
 from .fixed import Fixed
 from .guard import Guards, is_finite, nonfinite_error
 from .initial import first_state
 from .modes import Modes
-from .recorded import difference, replaced
+from .recorded import difference, generator_states, refuse, replaced
 from .reference import distances
 from .results import Arrays, Loss, Packed
 
@@ -122,7 +124,7 @@ class Runtime(Modes, Fixed):
         self._tape: Tape | None = None
         self._artifacts = Artifacts(name)
         self._assignments = ASSIGNMENTS[0]
-        self._checked: set[tuple[str, bool]] = set()
+        self._checked: set[str] = set()
         self._calls = 0
         self._key = philox.key_of_seed(self.seed)
         self._choose(backend, numerics, guard)
@@ -264,14 +266,27 @@ class Runtime(Modes, Fixed):
         name, mode = entry_and_mode(entry)
         batch = [(_type(a), a) for a in arrays]
         grads = entry.startswith("grads")
+        rehearsed = self._rehearsed(entry, [t for t, _ in batch])
+        states = generator_states() if rehearsed is not None else None
         function = record(self.setting, name, mode, batch, tape, self._state.array, self._key, grads)
-        if (entry, grads) not in self._checked and not tape.read_by:
-            self._checked.add((entry, grads))
-            recorded_alike(function, self.setting, name, mode, [t for t, _ in batch])
+        if rehearsed is not None:
+            found = difference(function, rehearsed, prefix=True)
+            if found is not None or generator_states() != states:
+                refuse(found, lambda: rehearsal(self.setting, name, mode, [t for t, _ in batch]), name_of(self.setting))
         self._assignments = ASSIGNMENTS[0]
         tape.layout = (function.name, list(zip(function.arguments, function.roles, strict=True)),
                        list(zip(function.results, function.marks, strict=True)), function.attrs)  # fmt: skip
         return function
+
+    def _rehearsed(self, entry: str, types: Sequence[TensorType]) -> Function | None:
+        """Before an entry runs on a tape for the first time: its trace, to be compared; None for one that reads values."""
+        if entry in self._checked:
+            return None
+        self._checked.add(entry)
+        try:
+            return rehearsal(self.setting, *entry_and_mode(entry), types)
+        except TraceError:  # the tape runs it, or raises this too
+            return None
 
     def _run_tape(self, entry: str, arrays: Sequence[Array], commit: bool) -> tuple[Array, ...]:
         tape = self._tape = Tape(self._on)

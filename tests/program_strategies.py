@@ -102,6 +102,10 @@ class _Growth:
     def constant(self, type: TensorType) -> Value:
         if self.yes():
             return self.build.literal(fill(self.random, type, self.yes()))
+        return self.number(type)
+
+    def number(self, type: TensorType) -> Value:
+        """One number, everywhere; infinite where the dtype does not hold a large one."""
         value = self.one(CONSTANTS)
         if not type.dtype.floating:
             value = bool(value) if type.dtype is bool_ else self.one((0, 1, 2, 3, 5))
@@ -430,7 +434,7 @@ def update_programs(draw: Draw, max_ops: int = 8) -> Program:
         g.values.append(gradient)
     for n, t in enumerate(types):
         leaves[n].append(g.build.broadcast_to(rate[t.dtype], shape=t.shape) if t.rank else rate[t.dtype])
-        leaves[n].append(g.build.splat(g.one(CONSTANTS), t) if n == 0 or g.yes() else leaves[0][-1])
+        leaves[n].append(g.number(t) if n == 0 or g.yes() else leaves[0][-1])
         if leaves[n][-1].type != t:
             leaves[n][-1] = g.build.splat(0.5, t)
     for _ in range(draw(st.integers(1, max_ops))):

@@ -143,6 +143,9 @@ class WrapIndex(Elementwise):
     def vjp(self, build: Any, dy: Value, y: Value, x: Value, *, size: int) -> Rules:
         return (None,)
 
+    def examples(self) -> Iterable[Mapping[str, Any]]:
+        return ({"size": 100},)
+
     def samples(self, random: Random) -> Iterable[Sample]:
         for d in (np.int64, np.int8, np.int32, np.uint8, np.uint64):
             low = 0 if np.dtype(d).kind == "u" else -100

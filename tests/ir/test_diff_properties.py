@@ -53,8 +53,9 @@ def scrambled(module: Module, random: Random) -> Module:
         f.instructions = shuffled(f, random)
         for i in f.instructions:
             i.attrs = {n: Symbol(names[v]) if isinstance(v, Symbol) else v for n, v in i.attrs.items()}
+        state = {v for v, _ in f.state()}
         for n, v in enumerate(random.sample(list(f.values()), len(list(f.values())))):
-            v.name = f"v{n}" if random.random() < 0.7 else None
+            v.name = f"v{n}" if v in state or random.random() < 0.7 else None
     return Module("other", random.sample(list(copy), len(copy.functions))).verify()
 
 

@@ -18,7 +18,7 @@ from tapeir.ir.op import Control, Elementwise, Gather, Join, Reduce, Scatter, Vi
 from tapeir.ir.ops.clip import Clip
 from tapeir.ir.ops.convolution import Pool
 from tapeir.ir.ops.nn import Activation, Softmax
-from tapeir.ir.types import f32, i32
+from tapeir.ir.types import f32, holds_floats, i32
 
 NAMES = sorted(name for name, op in OPS.items() if not isinstance(op, Control))
 CONTAINED = (Reduce, View, Join, Gather, Scatter, Pool, Softmax)
@@ -36,6 +36,8 @@ def forms(op: Op) -> list[Sample]:
     found: dict[object, Sample] = {}
     for sample in op.samples(np.random.default_rng(0)):
         size = sum(a.size for a in sample.operands)
+        if any(holds_floats(a) and a.dtype.itemsize < 4 for a in sample.operands):
+            continue  # each rounding of 16 bits makes the two directions differ
         if 0 < size <= LARGEST and active_operands(op, sample) and all(r.size for r in _results(op, sample)):
             found.setdefault((tuple((a.shape, a.dtype) for a in sample.operands), repr(sample.attrs)), sample)
     return list(found.values())

@@ -261,9 +261,10 @@ def test_a_program_that_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.kind == ("real", "", "KeyError")
 
 
-def test_what_a_backend_does_not_serve_is_an_error() -> None:
-    with pytest.raises(tp.BackendError, match="does not support"):
-        examined(parse("module @m { func @main(%x: f16[2] input) -> (f16[2]) { %0 = neg %x : f16[2] return %0 } }"))
+def test_what_a_backend_does_not_serve_is_an_error(careless: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Careless, "supports", lambda self, op, device: op.op.name != "sin")  # pyright: ignore[reportUnknownLambdaType, reportUnknownMemberType, reportUnknownArgumentType]
+    with pytest.raises(tp.BackendError, match="'careless' does not support sin on cpu"):
+        examined(chain("sin", "exp"), backend=careless)
 
 
 def test_the_program_runs_unchanged() -> None:

@@ -189,6 +189,10 @@ RANGES = [
 def test_ranges_are_numpys(numbers: tuple[float, ...], dtype: str | None) -> None:
     expected = np.arange(*numbers)
     wanted = dtype or ("int64" if expected.dtype.kind == "i" else "float32")
+    if dtype == "int32" and (expected % 1).any():
+        with pytest.raises(tp.DtypeError, match="does not fit i32"):
+            ops.arange(*numbers, dtype=dtype)
+        return
     for backend in BACKENDS:
         found = tp.compile(lambda: ops.arange(*numbers, dtype=dtype), backend=backend)()
         assert found.dtype == wanted
@@ -198,5 +202,5 @@ def test_ranges_are_numpys(numbers: tuple[float, ...], dtype: str | None) -> Non
 def test_a_range_is_made_by_the_program() -> None:
     module = tp.trace(lambda: ops.arange(0, 100_000, 5))
     assert len(str(module)) < 1000
-    with pytest.raises(ValueError, match="step is 0"):
+    with pytest.raises(ValueError, match="the step is not 0"):
         ops.arange(0, 3, 0)

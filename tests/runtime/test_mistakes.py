@@ -209,6 +209,6 @@ def test_state_of_a_model_is_not_called_like_that_of_an_optimizer(name: str) -> 
         def forward(self, x: Any) -> Any:
             return x * getattr(self, name)
 
-    message = f"a parameter or buffer of the model is called {name!r}\n  rule: names of state are not empty, and optimizer/ begins"
+    message = f"a Parameter of the model is called {name!r}\n  rule: names of state have characters that can be printed"
     with pytest.raises(tp.TraceError, match=message):
         tp.Runtime(Scale(), objective="mse")
