@@ -27,7 +27,7 @@ class Modes:
     @property
     def mode(self) -> str:
         """``train`` or ``eval``: that of the innermost ``in_mode`` block of this thread, else the runtime's own."""
-        block = self._block()
+        block = self._block() if _BLOCKS.get() else None
         return self._mode if block is None else block[0]
 
     @mode.setter
@@ -40,8 +40,7 @@ class Modes:
 
     def _block(self) -> list[str] | None:
         """The mode of the innermost block that is open in this thread."""
-        blocks = _BLOCKS.get()
-        return next((held for owner, held in reversed(blocks) if owner is self), None) if blocks else None
+        return next((held for owner, held in reversed(_BLOCKS.get()) if owner is self), None)
 
     def train(self) -> Self:
         """Switch to train mode."""

@@ -13,6 +13,7 @@ from ...ir.build import Builder
 from ...ir.print import Names, instruction
 from ...ir.record import GraphBuilder
 from ...ir.types import Array, TensorType
+from .allocator import keep_freed_memory
 from .interpret import HOST, Host
 
 
@@ -27,6 +28,7 @@ class Tape(GraphBuilder):
 
     def __init__(self, on: Host = HOST, after: Sequence[Instruction] = ()) -> None:
         super().__init__()
+        keep_freed_memory()
         self.on = on
         self.instructions = list(after)
         self._begin = len(after)

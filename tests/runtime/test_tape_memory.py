@@ -14,6 +14,7 @@ import pytest
 import tapeir as tp
 from tapeir import nn, ops
 from tapeir.backends.eager import Tape
+from tapeir.backends.eager.allocator import keep_freed_memory
 from tapeir.ir.types import Array
 
 X = np.ones((100, 1000), np.float32)
@@ -138,3 +139,18 @@ def test_what_is_held_of_an_old_tape_stays_readable() -> None:
     assert str(tape) == text
     assert len(tape.to_ir().instructions) == len(tape)
     assert [i.results[0].owner for i in tape] == list(tape)
+
+
+@pytest.mark.skipif(not keep_freed_memory(), reason="the allocator is not glibc's, or MALLOC_* variables set it")
+def test_a_step_reuses_the_memory_that_the_one_before_freed() -> None:
+    import resource  # only Unix has it
+
+    rt = tp.Runtime(nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512)))
+    x = np.ones((64, 512), np.float32)
+    for _ in range(5):
+        rt.step(x, x)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        rt.step(x, x)
+    faults = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 10
+    assert faults < 512 * 512 * 4 / 4096, "less than one weight's pages a step"

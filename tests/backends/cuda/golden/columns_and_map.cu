@@ -1,5 +1,5 @@
 extern "C" __global__ void __launch_bounds__(1024) k0(const long long *status, const float *__restrict__ a0, float *__restrict__ r0) {
-  __shared__ float teams9[32][32];
+  __shared__ float teams10[32][32];
   if (*status) return;
   const int group0 = (int)blockIdx.x;
   const int lane1 = group0 * 32 + (int)threadIdx.x;
@@ -8,30 +8,30 @@ extern "C" __global__ void __launch_bounds__(1024) k0(const long long *status, c
   float sum4 = -0.0f;
 #pragma unroll
   for (int k5 = 0; k5 < 10; ++k5) {
-    const int j6 = t3 + k5 * 32;
-    if (j6 < 300 && active2) {
-      const float v7 = a0[j6 * 40 + lane1];
-      const float v8 = v7 * v7;
-      sum4 = sum4 + v8;
+    const int j7 = t3 + k5 * 32;
+    if (j7 < 300 && active2) {
+      const float v8 = a0[j7 * 40 + lane1];
+      const float v9 = v8 * v8;
+      sum4 = sum4 + v9;
     }
   }
-  teams9[threadIdx.y][threadIdx.x] = sum4;
+  teams10[threadIdx.y][threadIdx.x] = sum4;
   __syncthreads();
-  if (threadIdx.y < 16) teams9[threadIdx.y][threadIdx.x] = teams9[threadIdx.y][threadIdx.x] + teams9[threadIdx.y + 16][threadIdx.x];
+  if (threadIdx.y < 16) teams10[threadIdx.y][threadIdx.x] = teams10[threadIdx.y][threadIdx.x] + teams10[threadIdx.y + 16][threadIdx.x];
   __syncthreads();
-  if (threadIdx.y < 8) teams9[threadIdx.y][threadIdx.x] = teams9[threadIdx.y][threadIdx.x] + teams9[threadIdx.y + 8][threadIdx.x];
+  if (threadIdx.y < 8) teams10[threadIdx.y][threadIdx.x] = teams10[threadIdx.y][threadIdx.x] + teams10[threadIdx.y + 8][threadIdx.x];
   __syncthreads();
-  if (threadIdx.y < 4) teams9[threadIdx.y][threadIdx.x] = teams9[threadIdx.y][threadIdx.x] + teams9[threadIdx.y + 4][threadIdx.x];
+  if (threadIdx.y < 4) teams10[threadIdx.y][threadIdx.x] = teams10[threadIdx.y][threadIdx.x] + teams10[threadIdx.y + 4][threadIdx.x];
   __syncthreads();
-  if (threadIdx.y < 2) teams9[threadIdx.y][threadIdx.x] = teams9[threadIdx.y][threadIdx.x] + teams9[threadIdx.y + 2][threadIdx.x];
+  if (threadIdx.y < 2) teams10[threadIdx.y][threadIdx.x] = teams10[threadIdx.y][threadIdx.x] + teams10[threadIdx.y + 2][threadIdx.x];
   __syncthreads();
-  if (threadIdx.y < 1) teams9[threadIdx.y][threadIdx.x] = teams9[threadIdx.y][threadIdx.x] + teams9[threadIdx.y + 1][threadIdx.x];
+  if (threadIdx.y < 1) teams10[threadIdx.y][threadIdx.x] = teams10[threadIdx.y][threadIdx.x] + teams10[threadIdx.y + 1][threadIdx.x];
   __syncthreads();
-  sum4 = teams9[0][threadIdx.x];
+  sum4 = teams10[0][threadIdx.x];
   __syncthreads();
-  const float v10 = sum4;
+  const float v11 = sum4;
   if (t3 == 0 && active2) {
-    r0[lane1] = v10;
+    r0[lane1] = v11;
   }
 }
 
