@@ -130,7 +130,8 @@ class _Undisturbed:
             kind._inside += 1
             sys.setswitchinterval(LONG)
         time.sleep(0)  # who waits for the interpreter now waits for less than LONG
-        self._numpy: Any = np.random.get_bit_generator().lock
+        generators: Any = np.random  # its stubs lack get_bit_generator
+        self._numpy: Any = generators.get_bit_generator().lock
         self._numpy.acquire()
 
     def __exit__(self, *_: object) -> None:

@@ -73,6 +73,11 @@ class TooLargeError(IRError):
     """What ``square_plus`` raises."""
 
 
+def below_a_billion(s: Any, x: Any, types: Any, attrs: Any) -> Any:
+    """Whether the square of ``x`` is."""
+    return s.compare("lt", s.mul(x, x), s.like(x, 1e9))
+
+
 @pytest.mark.parametrize("dtype", [f16, bf16], ids=str)
 def test_a_rule_of_several_steps_is_rounded_once_in_16_bits(own: None, table: str, dtype: DType) -> None:
     class SquarePlus(Elementwise):
@@ -82,7 +87,7 @@ def test_a_rule_of_several_steps_is_rounded_once_in_16_bits(own: None, table: st
         arity = 1
         rounding = "correct"
         check = Check(
-            0, lambda s, x, types, attrs: s.compare("lt", s.mul(x, x), s.like(x, 1e9)), TooLargeError,
+            0, below_a_billion, TooLargeError,
             lambda bad, types, attrs: f"{bad} is too large",
         )  # fmt: skip
 

@@ -262,7 +262,7 @@ def test_a_program_that_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_a_backend_does_not_serve_is_an_error(careless: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Careless, "supports", lambda self, op, device: op.op.name != "sin")  # pyright: ignore[reportUnknownLambdaType, reportUnknownMemberType, reportUnknownArgumentType]
+    monkeypatch.setattr(Careless, "supports", lambda self, op, device: op.op.name != "sin")  # pyright: ignore[reportUnknownMemberType]
     with pytest.raises(tp.BackendError, match="'careless' does not support sin on cpu"):
         examined(chain("sin", "exp"), backend=careless)
 

@@ -82,7 +82,7 @@ def test_a_dropped_program_is_freed_at_once(kind: str) -> None:
     rt = tp.Runtime(nn.Linear(3, 2), backend="compiled").eval()
     f: Any = tp.compile(plus_one) if kind == "function" else rt.predict
     f(rows(1))
-    artifacts: dict[Any, Any] = f.artifacts if kind == "function" else rt.artifacts
+    artifacts: Any = f.artifacts if kind == "function" else rt.artifacts
     (program,) = artifacts.values()
     gone = [weakref.ref(program)]
     if kernels.table().name == "native":

@@ -42,8 +42,16 @@ def squares(x: Any) -> Any:
     return ops.sum(ops.tanh(x) ** 2)
 
 
+def doubled(x: Any) -> Any:
+    return ops.tanh(x) * 2
+
+
+def summed_gradient(x: Any) -> Any:
+    return ops.sum(tp.grad(squares)(x))
+
+
 def runtime(**options: Any) -> tp.Runtime:
-    return tp.Runtime(Scaled(), **{"objective": mean, "optimizer": tp.optim.Adam(), **options})
+    return tp.Runtime(Scaled(), objective=mean, optimizer=tp.optim.Adam(), **options)
 
 
 def called(name: str) -> Callable[[], Any]:
@@ -63,11 +71,11 @@ def called(name: str) -> Callable[[], Any]:
         return call
 
     compiled = runtime(backend="compiled")
-    interpreted = tp.compile(lambda x: ops.tanh(x) * 2, backend="eager")
+    interpreted = tp.compile(doubled, backend="eager")
     calls: dict[str, Callable[[], Any]] = {
         "an op": lambda: ops.tanh(X),
         "grad": lambda: tp.grad(squares)(X),
-        "grad of grad": lambda: tp.grad(lambda x: ops.sum(tp.grad(squares)(x)))(X),
+        "grad of grad": lambda: tp.grad(summed_gradient)(X),
         "vjp": lambda: tp.vjp(squares, X)[1](np.float32(1)),
         "jvp": lambda: tp.jvp(squares, (X,), (X,)),
         "hvp": lambda: tp.hvp(squares, (X,), (X,)),
