@@ -36,6 +36,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="rewrite the expectations of golden cases; refused where execution differs",
     )
+    parser.addoption("--heavy", action="store_true", help="with -m slow: run the tests marked heavy too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked heavy run only when they are asked for."""
+    if not config.getoption("--heavy"):
+        heavy = [i for i in items if i.get_closest_marker("heavy")]
+        items[:] = [i for i in items if i not in heavy]
+        config.hook.pytest_deselected(items=heavy)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -216,6 +216,6 @@ def test_accuracy_of_the_statistics_of_batch_norm(backend: str, table: str) -> N
 @pytest.mark.parametrize("dtype", UNIT)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("length", [1_000_000, 3_000_001])
+@pytest.mark.parametrize("length", [1_000_000, pytest.param(3_000_001, marks=pytest.mark.heavy)])
 def test_accuracy_of_very_long_sums(length: int, kind: str, layout: str, dtype: Any, table: str) -> None:
     check_accuracy(length, kind, layout, dtype)

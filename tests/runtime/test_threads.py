@@ -262,7 +262,8 @@ def test_checked_indices_are_those_that_are_used(kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_minute_of_everything_at_once() -> None:
+@pytest.mark.parametrize("seconds", [15.0, pytest.param(60.0, marks=pytest.mark.heavy)])
+def test_everything_at_once(seconds: float) -> None:
     """Predictions, steps, compiled functions and indices that change, each from several threads."""
     ask = predicting("compiled", 300)
     f = tp.compile(mixed)
@@ -281,7 +282,7 @@ def test_a_minute_of_everything_at_once() -> None:
         with contextlib.suppress(IndexError):
             assert np.isfinite(chosen(x, index)).all()
 
-    hammer(60.0, ask, ask, call, call, step, step, rewrite, choose, choose)
+    hammer(seconds, ask, ask, call, call, step, step, rewrite, choose, choose)
     for _ in range(rt.step_count):
         alone.step(X, Y)
     assert bits(rt) == bits(alone)

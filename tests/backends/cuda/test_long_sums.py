@@ -64,8 +64,8 @@ def check(text: str, shape: tuple[int, int], axis: int, arrays: Sequence[Array])
     ("text", "count", "axis"),
     [
         (ROWS, 97, 1),
-        pytest.param(COLUMNS, 4300, 0, marks=pytest.mark.slow),
-        pytest.param(ONLY_SUMS, 4300, 0, marks=pytest.mark.slow),
+        pytest.param(COLUMNS, 4300, 0, marks=[pytest.mark.slow, pytest.mark.heavy]),
+        pytest.param(ONLY_SUMS, 4300, 0, marks=[pytest.mark.slow, pytest.mark.heavy]),
     ],
     ids=["rows", "columns in one block", "columns in a block a segment"],
 )
@@ -88,6 +88,7 @@ def test_every_term_is_added_once(text: str, count: int, axis: int, monkeypatch:
 
 @runs
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_accuracy_of_long_rows() -> None:
     x = np.full((2, 120_001), 0.1, np.float32)
     found = check(ROWS, (2, 120_001), 1, [x])
