@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from ...ir.scalar import Scalar
 from ...ir.types import DType, bf16, f32, u16, u32
-from . import engine
 
 if TYPE_CHECKING:
     from .vector import VectorBuilder
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 @cache
 def converts() -> bool:
     """Whether the processor converts between float16 and float32."""
+    from . import engine  # llvmlite, which writing text does not take
+
     return engine.has_feature("f16c") or engine.has_feature("neon")
 
 

@@ -195,4 +195,4 @@ def test_arrays_on_several_axes_are_one_gather() -> None:
     run(x_, np.array([0, 1]), np.array([2, 3]))
     (executable,) = run.artifacts.values()
     names = [name.rpartition("_")[0] for name in executable.kernels]
-    assert (names.count("take"), names.count("wrap_index"), len(names)) == (1, 2, 4), names
+    assert (names.count("take"), names.count("wrap_index")) == (1, 2), names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -163,7 +164,7 @@ def test_memory_that_cannot_be_had_is_an_error_of_ours(backend: str) -> None:
         [sys.executable, "-c", OUT_OF_MEMORY.format(backend=backend)], capture_output=True, text=True, check=False
     )
     assert "not enough memory" in done.stdout, done.stderr
-    assert "256 MB" in done.stdout
+    assert re.search(r"takes (256 MB|1 GB)", done.stdout), done.stdout  # a NumPy program holds every value
     assert "remedy: smaller arrays" in done.stdout
 
 
